@@ -1,0 +1,47 @@
+"""Every subject, bucket and stream name on the bus, in one place.
+
+A cluster has a NATS account of its own, so names carry no cluster prefix.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Bucket(StrEnum):
+    """Key-value buckets. Keys: session id, session id, address with `-` for `.`, node name, see `Lease`."""
+
+    SESSIONS = "sessions"
+    OWNERS = "owners"
+    ADDRESSES = "addresses"
+    NODES = "nodes"
+    LEASES = "leases"
+
+
+LEADER_KEY = "leader"
+LEASE_S = 5.0
+"""Seconds after which an unrenewed lease is gone; renewed every third of it."""
+
+EVENTS_STREAM = "EVENTS"
+EVENTS_SUBJECT = "martlet.events.>"
+LOAD_SUBJECT = "martlet.load.*"
+
+
+def presence_key(node: str) -> str:
+    return f"presence.{node}"
+
+
+def agent_subject(node: str, verb: str) -> str:
+    return f"martlet.agent.{node}.{verb}"
+
+
+def mother_subject(verb: str) -> str:
+    return f"martlet.mother.{verb}"
+
+
+def load_subject(node: str) -> str:
+    return f"martlet.load.{node}"
+
+
+def event_subject(source: str) -> str:
+    return f"martlet.events.{source}"
