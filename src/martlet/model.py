@@ -243,3 +243,43 @@ class Event:
     session: str = ""
     node: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    """A session as `session list` shows it: the store's record joined with its owner's last load report."""
+
+    id: str
+    user: str
+    group: str
+    node: str
+    address: str
+    state: SessionState
+    epoch: int
+    memory_bytes: int
+    cpu_pct: float
+    processes: int
+    started_at: str
+    movable: bool
+    image: str = ""
+    command: str = ""
+    display_access: DisplayAccess = DisplayAccess.DIRECT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node as `node list` shows it. `sessions` is how many it owns."""
+
+    name: str
+    state: NodeState
+    address: str
+    cores: float
+    cpu_pct: float
+    memory_bytes: int
+    memory_free_bytes: int
+    pressure: Pressure
+    sessions: int
+    door_port: int = 0
+    version: str = ""
+    kernel: str = ""
+    criu: str = ""

@@ -5,7 +5,7 @@ Shapes only. `Order` and `Answer` are the envelopes of every request, encoded as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
@@ -101,7 +101,7 @@ class Order:
 class Answer:
     """Either `body` (exit 0) or an error with its exit code and reasons."""
 
-    body: msgspec.Raw = msgspec.Raw(b"null")
+    body: msgspec.Raw = field(default_factory=lambda: msgspec.Raw(b"null"))
     exit: Exit = Exit.DONE
     error: str = ""
     reasons: tuple[Reason, ...] = ()
