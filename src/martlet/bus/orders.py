@@ -1,11 +1,12 @@
 """What is asked over the bus, by whom and with which answer: the one table of verbs, shapes and subjects.
 
-Shapes only. `Order` and `Answer` are the envelopes of every request, encoded as JSON by msgspec.
+Shapes only. `Order` and `Answer` are the envelopes of every request, encoded as JSON by msgspec
+(structs, because msgspec keeps a raw body only in its own classes).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -88,8 +89,7 @@ class LogChunk:
     next_offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, kw_only=True):
     """`term` is the revision with which the sender leads, so that an old leader is not obeyed; 0 from a person."""
 
     body: msgspec.Raw
@@ -97,11 +97,10 @@ class Order:
     sender: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Either `body` (exit 0) or an error with its exit code and reasons."""
 
-    body: msgspec.Raw = field(default_factory=lambda: msgspec.Raw(b"null"))
+    body: msgspec.Raw = msgspec.Raw(b"null")
     exit: Exit = Exit.DONE
     error: str = ""
     reasons: tuple[Reason, ...] = ()
