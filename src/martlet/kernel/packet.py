@@ -123,7 +123,7 @@ class Tap:
 
 
 def arp_announcement(mac: str, address: str) -> bytes:
-    """A gratuitous ARP request (RFC 5227, section 3): `address` is at `mac`, and the frame teaches switches its port."""
+    """A gratuitous ARP request (RFC 5227, section 3): `address` is at `mac`; the frame teaches switches its port."""
     hardware = bytes.fromhex(mac.replace(":", ""))
     protocol = socket.inet_aton(address)
     ethernet = b"\xff" * 6 + hardware + struct.pack("!H", _ETH_P_ARP)
