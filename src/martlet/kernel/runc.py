@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from martlet.kernel import seccomp
 from martlet.process import run
 
@@ -82,22 +84,27 @@ def render(container: Container) -> dict[str, Any]:
     }
 
 
-async def start(container: Container, *, bundle: Path, state: Path) -> int:
-    """Make and start the container in a time namespace of its own; returns its first process's pid, as we see it.
+def write_bundle(container: Container, bundle: Path) -> None:
+    """Write the configuration where `create` looks for it."""
+    bundle.mkdir(parents=True, exist_ok=True)
+    (bundle / "config.json").write_text(json.dumps(render(container)))
 
-    The caller puts that process into the unified hierarchy's group and lets it run by `release`.
+
+async def create(container: Container, *, bundle: Path, state: Path) -> int:
+    """Make the container in a time namespace of its own; returns its first process's pid, as we see it.
+
+    `bundle` holds the configuration (`write_bundle`). The process waits: the caller puts it into the unified
+    hierarchy's group and then lets it run by `release`.
 
     Raises:
         ToolFailed: runc said no; it has then undone its own part.
     """
-    bundle.mkdir(parents=True, exist_ok=True)
-    (bundle / "config.json").write_text(json.dumps(render(container)))
     pid_file = bundle / "pid"
     await run(
         "unshare", "--time", "runc", "--root", str(state), "create",
         "--bundle", str(bundle), "--pid-file", str(pid_file), container.id,
     )  # fmt: skip
-    return int(pid_file.read_text())
+    return int(await anyio.Path(pid_file).read_text())
 
 
 async def release(container: Container, *, state: Path) -> None:

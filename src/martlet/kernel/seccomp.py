@@ -38,7 +38,7 @@ def profile() -> dict[str, Any]:
         "syscalls": [
             _refuse(["clone3"], ENOSYS),
             _refuse([*UNMOVABLE, *DANGEROUS], EPERM),
-            *(_refuse([name], EPERM, _any_bit(0, bit)) for name in ("clone", "unshare") for bit in _bits(CLONE_NEW_ANY)),
+            *(_refuse(["clone", "unshare"], EPERM, _any_bit(0, bit)) for bit in _bits(CLONE_NEW_ANY)),
             _pretend("prctl", {"index": 0, "value": PR_SET_CHILD_SUBREAPER, "op": "SCMP_CMP_EQ"}),
         ],
     }
