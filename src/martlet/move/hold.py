@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from enum import Enum
 
 from martlet.kernel import bridge, link, packet, sockets
@@ -24,7 +25,6 @@ HELD_MAX_BYTES = 32 * 1024 * 1024
 POLL_MS = 20
 DRAIN_TRIES = 20
 DRAIN_STEP_S = 0.005
-ANNOUNCEMENTS = (0.0, 0.05, 0.2, 0.5, 1.0)
 
 
 class Way(Enum):
@@ -34,7 +34,12 @@ class Way(Enum):
     OUT = "out"
 
 
-Frame = tuple[Way, bytes]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """A frame with its virtio-net header, and the way it was going."""
+
+    way: Way
+    data: bytes
 
 
 class Injector:
@@ -46,8 +51,7 @@ class Injector:
         self._outward = packet.packet_socket_in(place.net, INNER_LINK)
 
     def put(self, frame: Frame) -> None:
-        way, data = frame
-        (self._inward if way is Way.IN else self._outward).send(data)
+        (self._inward if frame.way is Way.IN else self._outward).send(frame.data)
 
     def announce(self) -> None:
         """Tell switches and peers where the session is now (gratuitous ARP)."""
@@ -149,15 +153,15 @@ class Hold:
         for frame in frames:
             self._injector.put(frame)
         while data := self._tap.receive():
-            self._injector.put((Way.IN, data))
+            self._injector.put(Frame(way=Way.IN, data=data))
 
     def _waiting(self) -> list[Frame]:
         """What has come and was not read yet."""
         frames: list[Frame] = []
         while data := self._tap.receive():
-            frames.append((Way.IN, data))
+            frames.append(Frame(way=Way.IN, data=data))
         while data := self._port.receive():
-            frames.append((Way.OUT, data))
+            frames.append(Frame(way=Way.OUT, data=data))
         return frames
 
     def _pump(self) -> None:
@@ -171,11 +175,11 @@ class Hold:
                         self._keep(frame)
 
     def _keep(self, frame: Frame) -> None:
-        own = self._saved and frame[0] is Way.OUT
+        own = self._saved and frame.way is Way.OUT
         if self._forward is not None and not own:
             self._forward(frame)
-        if self._bytes + len(frame[1]) <= HELD_MAX_BYTES:
-            self._bytes += len(frame[1])
+        if self._bytes + len(frame.data) <= HELD_MAX_BYTES:
+            self._bytes += len(frame.data)
             (self._own if own else self._frames).append(frame)
 
     def _end_pump(self) -> None:
