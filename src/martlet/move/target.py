@@ -13,13 +13,14 @@ import shutil
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from martlet import wire
 from martlet.errors import Conflict, MartletError, NotFound, Refused, ToolFailed, Unreachable
 from martlet.kernel import namespace
 from martlet.kernel.criu import Criu, Identity
-from martlet.model import MoveMode, NodeVerdict, Ownership, Reason, SessionSpec
+from martlet.model import MoveMode, NodeVerdict, Ownership, Reason, SessionSpec, SessionState
 from martlet.move import check, files, journal, messages
 from martlet.move.context import Context
 from martlet.move.hold import Frame, Way
@@ -52,7 +53,15 @@ def admit(context: Context, wanted: check.Wanted) -> NodeVerdict:
     return NodeVerdict(name=context.me, ok=not reasons, reasons=tuple(reasons))
 
 
-def take_in(context: Context, channel: Channel) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A session that runs here now."""
+
+    session: str
+    epoch: int
+
+
+def take_in(context: Context, channel: Channel) -> Taken | None:
     """Serve one move that a source has opened; returns when its stream has ended and all is settled here."""
     kind, payload = channel.receive()
     if kind != Kind.PREPARE:
@@ -68,8 +77,12 @@ def take_in(context: Context, channel: Channel) -> None:
     if not verdict.ok:
         text = f"{context.me} cannot take the session {prepare.spec.id}"
         channel.send_value(Kind.REFUSED, messages.Refused(text=text, reasons=verdict.reasons))
-        return
-    _Incoming(context, channel, prepare).run()
+        return None
+    context.marks[prepare.spec.id] = SessionState.MOVING
+    try:
+        return _Incoming(context, channel, prepare).run()
+    finally:
+        context.marks.pop(prepare.spec.id, None)
 
 
 def answer(context: Context, channel: Channel) -> None:
@@ -99,7 +112,7 @@ class _Incoming:
         self._failure: MartletError | None = None
         self._phases_ms: dict[str, float] = {}
 
-    def run(self) -> None:
+    def run(self) -> Taken | None:
         self._book = journal.begin(
             self._context.journals,
             Side.TARGET,
@@ -123,8 +136,10 @@ class _Incoming:
                 restoring.join()
                 if self._failure is not None:
                     raise self._failure
+                return Taken(session=self._prepare.spec.id, epoch=self._prepare.epoch + 1)
             except MartletError as error:
                 self._refuse(error)
+                return None
 
     def _build(self, undo: ExitStack) -> None:
         place = self._place
