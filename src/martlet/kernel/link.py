@@ -7,8 +7,10 @@ them by `namespace.within`. Knows nothing of sessions beyond how their MAC follo
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -64,6 +66,18 @@ class Links:
 
     def down(self, name: str) -> None:
         self._do(f"set {name} down", "set", index=self._known(name), state="down")
+
+    def wait_running(self, name: str, *, deadline_s: float = 2.0) -> None:
+        """Wait until the kernel has taken notice of the carrier of a link that was set up.
+
+        Raises:
+            ToolFailed: it had no carrier after `deadline_s`.
+        """
+        until = time.monotonic() + deadline_s
+        while Path(f"/sys/class/net/{name}/operstate").read_text().strip() != "up":
+            if time.monotonic() > until:
+                raise ToolFailed(f"the link {name} has no carrier after {deadline_s:g} s")
+            time.sleep(0.001)
 
     def set_mac(self, name: str, mac: str) -> None:
         self._do(f"set the MAC of {name}", "set", index=self._known(name), address=mac)
