@@ -60,6 +60,11 @@ def finish(root: Path, recipe: Recipe) -> None:
 def make_devices(folder: Path) -> None:
     """A `/dev` of the usual nodes, links and mount points, whatever was there before."""
     empty(folder)
+    fill_devices(folder)
+
+
+def fill_devices(folder: Path) -> None:
+    """The usual nodes, links and mount points in an empty folder."""
     for device in DEVICES:
         path = folder / device.name
         os.mknod(path, stat.S_IFCHR | device.mode, os.makedev(device.major, device.minor))
