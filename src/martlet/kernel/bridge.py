@@ -64,6 +64,13 @@ def forget_mac(mac: str, *, port: str) -> None:
         _neighbour(_RTM_DELNEIGH, 0, mac, port, f"forget {mac} at {port}")
 
 
+def forget_mac_everywhere(mac: str, *, bridge: str) -> None:
+    """Drop the bridge's forwarding entries for `mac`: one we set follows the MAC to other ports when it moves."""
+    with contextlib.suppress(FileNotFoundError):
+        for port in os.listdir(f"/sys/class/net/{bridge}/brif"):
+            forget_mac(mac, port=port)
+
+
 def _set_port(port: str, values: dict[_Attribute, int], what: str) -> None:
     nested = b"".join(_attribute(key, struct.pack("B", value)) for key, value in values.items())
     header = struct.pack("=BxHiII", _AF_BRIDGE, 0, _index(port), 0, 0)

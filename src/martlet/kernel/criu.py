@@ -26,6 +26,7 @@ TAIL_BYTES = 4000
 GHOST_LIMIT_BYTES = 1 << 30
 MESSAGE_MAX_BYTES = 1 << 16
 NOTIFICATIONS_LEFT = 4
+LAST_STEPS_S = 2.0
 NET_KEY = "martlet-net"
 
 Notified = Callable[[str, int], bool]
@@ -72,6 +73,7 @@ class Criu:
             raise missing("setpriv") from error
         finally:
             theirs.close()
+        self._answered = False
         group.attach(self._process.pid)
 
     @property
@@ -83,11 +85,10 @@ class Criu:
 
     def __exit__(self, *_: object) -> None:
         self._ours.close()
-        if self._process.poll() is None:
-            try:
-                self._process.wait(timeout=2.0)
-            except subprocess.TimeoutExpired:
-                self._process.send_signal(signal.SIGKILL)
+        if self._answered:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=LAST_STEPS_S)
+        self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     def dump(self, *, pid: int, images: Path, net_inode: int, mounts: Mapping[str, str], notified: Notified) -> None:
@@ -147,12 +148,13 @@ class Criu:
             if answer.type == rpc.NOTIFY:
                 success = notified(answer.notify.script, answer.notify.pid)
                 self._ours.send(rpc.criu_req(type=rpc.NOTIFY, notify_success=success).SerializeToString())
-            elif not answer.success:
+                continue
+            self._answered = True
+            if not answer.success:
                 raise ToolFailed(
                     f"criu could not {kind.lower()} the session", tail=answer.cr_errmsg or log_tail(images)
                 )
-            else:
-                return answer
+            return answer
 
     def _receive(self, kind: str, images: Path) -> Any:
         data = self._ours.recv(MESSAGE_MAX_BYTES)

@@ -58,7 +58,7 @@ def environment(spec: SessionSpec) -> dict[str, str]:
 
 
 def command(spec: SessionSpec) -> tuple[str, ...]:
-    """The session's pid 1 (tini reaps orphans) and below it what the user asked for, its output in the session's log."""
+    """The session's pid 1 (tini reaps orphans), and below it what the user asked for, its output in the log."""
     wanted = spec.argv or (DESKTOP,)
     return ("/usr/bin/tini", "-g", "--", "/bin/sh", "-c", LOGGED, "sh", *wanted)
 

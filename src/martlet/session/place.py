@@ -129,7 +129,7 @@ def destroy(place: Place) -> None:
         if links.index(place.port) is not None:
             links.down(place.port)
         place.group.kill()
-        bridge.forget_mac(place.spec.mac, port=place.port)
+        bridge.forget_mac_everywhere(place.spec.mac, bridge=place.config.network.bridge)
         links.delete(place.port)
     place.group.remove()
     namespace.unmount_below(place.folder)
