@@ -29,6 +29,7 @@ from martlet.kernel.cgroup import Hierarchies
 from martlet.model import Event, NodeFacts, NodeRecord, NodeState, Ownership, SessionSpec, SessionState
 from martlet.move import messages, recovery, target
 from martlet.move.context import Context
+from martlet.move.journal import Journal
 from martlet.session import inspect
 from martlet.wire import Channel
 
@@ -66,6 +67,7 @@ class Agent:
             rootfs=self._rootfs,
             owners=BlockingOwners(bus.table(Bucket.OWNERS, Ownership)),
             tell=self._tell,
+            arrived=self._arrived,
             marks={},
         )
         self.registry = Registry(self.context, bus)
@@ -106,14 +108,15 @@ class Agent:
         }
 
     def _take_in(self, channel: Channel) -> None:
-        taken = target.take_in(self.context, channel)
-        if taken is not None:
-            self._loop.call_soon_threadsafe(self.registry.moved_in, taken.session, taken.epoch)
+        target.take_in(self.context, channel)
+
+    def _arrived(self, session: str, epoch: int) -> None:
+        self._loop.call_soon_threadsafe(self.registry.moved_in, session, epoch)
 
     def _answer(self, channel: Channel) -> None:
         target.answer(self.context, channel)
 
-    async def _recover(self, book: recovery.Journal) -> None:
+    async def _recover(self, book: Journal) -> None:
         await anyio.to_thread.run_sync(recovery.recover, self.context, book, abandon_on_cancel=True)
         await self.registry.adopt()
 

@@ -15,9 +15,11 @@ from martlet.kernel import criu
 from martlet.model import ImageRef, NodeFacts
 from martlet.move import check
 
-CPU_FLAGS_THAT_MATTER = frozenset(
-    ["avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "bmi1", "bmi2", "sse4_1", "sse4_2", "ssse3", "aes", "pclmulqdq", "popcnt", "xsave", "xsaveopt", "xsavec", "xsaves", "f16c", "movbe", "rdrand", "rdseed", "adx", "sha_ni", "vaes", "gfni", "pku", "amx_tile"]
-)
+CPU_FLAGS_THAT_MATTER = frozenset({
+    "avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "bmi1", "bmi2", "sse4_1", "sse4_2", "ssse3",
+    "aes", "pclmulqdq", "popcnt", "xsave", "xsaveopt", "xsavec", "xsaves", "f16c", "movbe", "rdrand", "rdseed", "adx",
+    "sha_ni", "vaes", "gfni", "pku", "amx_tile",
+})  # fmt: skip
 """Processor features that programs choose by at their start, and would miss elsewhere."""
 
 

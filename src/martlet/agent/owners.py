@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -32,5 +32,5 @@ class BlockingOwners:
     def swap(self, session: str, ownership: Ownership, revision: int) -> int:
         return self._call(lambda: self._table.swap(session, ownership, revision))
 
-    def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+    def _call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return anyio.from_thread.run(call, token=self._token)

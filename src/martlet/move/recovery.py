@@ -175,6 +175,7 @@ def _resume(context: Context, book: Journal, place: Place) -> None:
     if book.phase is Phase.PERMITTED:
         book.write(Phase.COMMITTED)
     book.write(Phase.RESUMED)
+    context.arrived(book.spec.id, book.first.epoch + 1)
     _close(context, book, Phase.DONE, "committed; resumed by recovery")
 
 

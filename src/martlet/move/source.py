@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 PREPARE_S = 30.0
 RESTORE_S = 120.0
+GOODBYE_S = 5.0
 LATE_S = 0.3
 """How long frames that still come here are forwarded: until switches have heard the target's announcements."""
 
@@ -237,9 +238,17 @@ class _Move:
         self._gone = True
         places.destroy(self._place)
         time.sleep(LATE_S)
+        self._say_goodbye()
         self._kept.close()
         self._timer.lap(Phase.DONE)
         self._book.jump(Phase.DONE, why="the session runs at the target")
+
+    def _say_goodbye(self) -> None:
+        """Wait until the target has freed what it had for the move, so that the report means that it is over."""
+        self._hold.close()
+        with contextlib.suppress(MartletError):
+            self._channel.send(Kind.GOODBYE)
+            self._expect(Kind.GOODBYE, deadline_s=GOODBYE_S)
 
     _is_shut = False
     _gone = False

@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from martlet import wire
@@ -53,15 +52,7 @@ def admit(context: Context, wanted: check.Wanted) -> NodeVerdict:
     return NodeVerdict(name=context.me, ok=not reasons, reasons=tuple(reasons))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """A session that runs here now."""
-
-    session: str
-    epoch: int
-
-
-def take_in(context: Context, channel: Channel) -> Taken | None:
+def take_in(context: Context, channel: Channel) -> None:
     """Serve one move that a source has opened; returns when its stream has ended and all is settled here."""
     kind, payload = channel.receive()
     if kind != Kind.PREPARE:
@@ -77,12 +68,13 @@ def take_in(context: Context, channel: Channel) -> Taken | None:
     if not verdict.ok:
         text = f"{context.me} cannot take the session {prepare.spec.id}"
         channel.send_value(Kind.REFUSED, messages.Refused(text=text, reasons=verdict.reasons))
-        return None
+        return
     context.marks[prepare.spec.id] = SessionState.MOVING
     try:
-        return _Incoming(context, channel, prepare).run()
+        _Incoming(context, channel, prepare).run()
     finally:
         context.marks.pop(prepare.spec.id, None)
+    channel.send(Kind.GOODBYE)
 
 
 def answer(context: Context, channel: Channel) -> None:
@@ -112,7 +104,7 @@ class _Incoming:
         self._failure: MartletError | None = None
         self._phases_ms: dict[str, float] = {}
 
-    def run(self) -> Taken | None:
+    def run(self) -> None:
         self._book = journal.begin(
             self._context.journals,
             Side.TARGET,
@@ -136,10 +128,8 @@ class _Incoming:
                 restoring.join()
                 if self._failure is not None:
                     raise self._failure
-                return Taken(session=self._prepare.spec.id, epoch=self._prepare.epoch + 1)
             except MartletError as error:
                 self._refuse(error)
-                return None
 
     def _build(self, undo: ExitStack) -> None:
         place = self._place
@@ -178,10 +168,12 @@ class _Incoming:
                     raise ToolFailed(f"{self._prepare.source.node} sent a frame of kind {kind} among files")
 
     def _listen(self, restoring: threading.Thread) -> None:
-        """Take the permit and held frames until the source closes the stream."""
+        """Take the permit and held frames until the source says that no more will come."""
         try:
             while True:
                 kind, payload = self._channel.receive(deadline_s=STREAM_S)
+                if kind == Kind.GOODBYE:
+                    return
                 if kind == Kind.PERMIT:
                     self._permit = wire.decode(payload, messages.Permit)
                     self._book.write(Phase.PERMITTED, revision=self._permit.revision)
@@ -266,6 +258,7 @@ class _Incoming:
         self._place.group.thaw()
         self._landing.open()
         self._lap("resume")
+        self._context.arrived(self._place.spec.id, self._prepare.epoch + 1)
         with suppress(MartletError):
             self._channel.send_value(Kind.COMMITTED, messages.Committed(revision=0))
             self._channel.send_value(Kind.RESUMED, messages.Resumed(phases_ms=self._phases_ms))
