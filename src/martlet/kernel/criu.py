@@ -23,7 +23,7 @@ from martlet.kernel.cgroup import Group
 from martlet.process import environment, missing
 
 LOG = "criu.log"
-LOG_LEVEL = int(os.environ.get("MARTLET_CRIU_LOG_LEVEL", "4"))
+LOG_LEVEL = int(os.environ.get("MARTLET_CRIU_LOG_LEVEL", "1"))
 TAIL_BYTES = 4000
 GHOST_LIMIT_BYTES = 1 << 30
 NOISE = ("RLIMIT_NOFILE for self", "Dumping FAILED", "Restoring FAILED")
@@ -59,6 +59,7 @@ class Criu:
         Raises:
             ToolFailed: criu or setpriv is not installed.
         """
+        _rpc()  # loaded now rather than in the freeze
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = (theirs.fileno(), self._ours.fileno(), *pass_fds)
         ids = [f"--ruid={identity.uid}", f"--rgid={identity.gid}", "--clear-groups"]
