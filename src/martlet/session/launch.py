@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ RFB_PORT = 5901
 DISPLAY_DEADLINE_S = 30.0
 SETTLE_S = 0.05
 STOP_GRACE_S = 5.0
+OPEN_FILES = 65536
 LOGGED = 'exec "$@" >>/run/martlet/log 2>&1 </dev/null'
 
 BROWSERS = {
@@ -78,6 +80,7 @@ def container(place: Place, env: Mapping[str, str]) -> Container:
         argv=command(spec),
         env=env,
         cwd=spec.home,
+        open_files=min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
     )
 
 
