@@ -1,0 +1,64 @@
+"""Asks the leading mother: the one way in which commands reach the cluster's verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from martlet.bus.names import mother_subject
+from martlet.bus.orders import MotherVerb
+from martlet.cli import cluster as clusters
+from martlet.errors import NotFound, Unreachable
+from martlet.model import Reason, SessionView
+
+if TYPE_CHECKING:
+    from martlet.bus.client import Bus
+
+A = TypeVar("A")
+
+ASK_DEADLINE_S = 15.0
+ORDER_DEADLINE_S = 1800.0
+
+
+async def ask_mother(
+    bus: Bus, verb: MotherVerb, body: object, answer: type[A], *, deadline_s: float = ASK_DEADLINE_S
+) -> A:
+    """The leading mother's answer.
+
+    Raises:
+        Unreachable: none leads, or it did not answer in time.
+    """
+    try:
+        return await bus.ask(mother_subject(verb), body, answer, deadline_s)
+    except Unreachable as error:
+        hint = "'martlet doctor' says what is missing; a new mother leads within seconds when one is there"
+        reason = Reason(code="no_mother", text="no mother leads the cluster, or it is too busy to answer", hint=hint)
+        raise Unreachable(f"the mother gave no answer: {error.message}", reasons=[reason]) from error
+
+
+def ask(
+    cluster: str | None, verb: MotherVerb, body: object, answer: type[A], *, deadline_s: float = ASK_DEADLINE_S
+) -> A:
+    """Connect, ask the mother, disconnect."""
+
+    async def once(bus: Bus) -> A:
+        return await ask_mother(bus, verb, body, answer, deadline_s=deadline_s)
+
+    return clusters.call(cluster, once)
+
+
+def tell(cluster: str | None, verb: MotherVerb, body: object) -> None:
+    """Send the mother an order and wait for nothing."""
+
+    async def once(bus: Bus) -> None:
+        await bus.tell(mother_subject(verb), body)
+
+    clusters.call(cluster, once)
+
+
+async def session_view(bus: Bus, session: str) -> SessionView:
+    """The session as the mother sees it. Raises NotFound."""
+    views = await ask_mother(bus, MotherVerb.SESSIONS, None, list[SessionView])
+    found = next((view for view in views if view.id == session), None)
+    if found is None:
+        raise NotFound(f"there is no session '{session}'; 'martlet session list' shows them")
+    return found
