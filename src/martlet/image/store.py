@@ -85,7 +85,7 @@ def all_images(root: Path) -> list[Image]:
     """Every image under `root`, by name, the current one of a name first, then by age."""
     folders = [path.parent for path in root.glob("*/*/image.json") if not path.parent.is_symlink()]
     whole = [read(folder) for folder in folders if not folder.name.startswith(".")]
-    newest = {image.rootfs.parent for image in whole if _is_current(image)}
+    newest = {image.rootfs.parent for image in whole if is_current(image)}
     by_age = sorted(whole, key=lambda image: image.built_at, reverse=True)
     return sorted(by_age, key=lambda image: (image.name, image.rootfs.parent not in newest))
 
@@ -126,6 +126,7 @@ def adopt(folder: Path, record: Record) -> Image:
     return read(place)
 
 
-def _is_current(image: Image) -> bool:
+def is_current(image: Image) -> bool:
+    """Whether new sessions get this image and not another one of its name."""
     link = image.rootfs.parent.parent / "current"
     return link.is_symlink() and link.resolve() == image.rootfs.parent.resolve()

@@ -10,7 +10,8 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 UNITS = CHECKOUT / "packaging" / "systemd"
 NODE_IMAGE, SESSION_IMAGE = "node", "base"
 START_DEADLINE_S = 30.0
+REAP_DEADLINE_S = 3.0
 
 
 def up(plan: Plan, *, report: Report, images: Path = store.HOST_ROOT, await_cluster: bool = True) -> LabState:
@@ -79,14 +81,29 @@ def down(name: str, *, report: Report) -> None:
 
 
 def _clean(name: str) -> None:
-    top = registry.group(name)
+    state, top = registry.read(name), registry.group(name)
     top.kill()
+    _await_reaped(state.pids.values() if state else ())
     top.remove()
     for place in (registry.folder(name), registry.bulk(name)):
         namespace.unmount_below(place)
         if place.exists():
             shutil.rmtree(place)
     settings.put_back(_settings_record(), still_needed=lambda: bool(registry.traces()))
+
+
+def _await_reaped(pids: Iterable[int]) -> None:
+    """Wait until the host's init has taken dead machines from the list of processes; one that never does is left."""
+    until = time.monotonic() + REAP_DEADLINE_S
+    while any(_is_zombie(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _check(plan: Plan, images: Path) -> None:
