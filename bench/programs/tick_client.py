@@ -9,17 +9,16 @@ its own, and the window tells when its answer came, counted from the first tick 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import selectors
 import socket
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-MS = 1_000_000
+from bench.programs.windows import MS, Window, now, say
+
 SILENCE_PERIODS = 5
 """So many missing ticks make a silence in which a key is pressed."""
 
@@ -28,22 +27,6 @@ SILENCE_PERIODS = 5
 class Key:
     sent_ns: int
     answered_ns: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Window:
-    """The time from a mark: `longest` is the longest pair of neighbouring ticks that overlaps it."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-    longest: tuple[int, int] = (0, 0)
-    ticks: int = 0
-
-    def tick(self, before_ns: int, now_ns: int) -> None:
-        self.ticks += 1
-        if now_ns > self.start_ns and before_ns < self.end_ns:
-            self.longest = max(self.longest, (before_ns, now_ns), key=lambda pair: pair[1] - pair[0])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +51,7 @@ class Watcher:
         if self.first_seen:
             self.longest_ns = max(self.longest_ns, now_ns - self.last_ns)
             for window in self.windows:
-                window.tick(self.last_ns, now_ns)
+                window.arrival(self.last_ns, now_ns)
         self.first_seen = True
         self.last_ns = now_ns
 
@@ -80,14 +63,14 @@ class Watcher:
 
     def report(self, window: Window) -> dict[str, Any]:
         before_ns, after_ns = window.longest
-        gap_ms = max(0.0, (after_ns - before_ns) / MS - self.period_ms)
+        gap_ms = max(0.0, window.longest_ms - self.period_ms)
         # A key that was pressed in the longest silence and answered; it may be answered before the first tick.
         keys = [key for key in self.keys if before_ns < key.sent_ns < after_ns]
         return {
             "mark": window.name,
             "gap_ms": round(gap_ms, 3),
             "gap_from_mark_ms": round((before_ns - window.start_ns) / MS, 3),
-            "ticks": window.ticks,
+            "ticks": window.arrivals,
             "key_sent_after_ms": round((keys[0].sent_ns - before_ns) / MS, 3) if keys else None,
             "key_late_ms": round((keys[0].answered_ns - after_ns) / MS, 3) if keys else None,
             "errors": self.errors,
@@ -96,14 +79,6 @@ class Watcher:
     def summary(self) -> dict[str, Any]:
         longest_ms = max(0.0, self.longest_ns / MS - self.period_ms)
         return {"end": True, "ticks": self.next_number, "longest_gap_ms": round(longest_ms, 3), "errors": self.errors}
-
-
-def now() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
-
-
-def say(values: dict[str, Any]) -> None:
-    print(json.dumps(values), flush=True)
 
 
 class Program:
