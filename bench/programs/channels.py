@@ -140,8 +140,8 @@ def timer_fd(period_s: float) -> int:
 
 
 def patient_connection(address: tuple[str, int]) -> socket.socket:
-    """A connection, tried for a minute: the other side may not be up yet."""
-    deadline_s = time.monotonic() + 60
+    """A connection, tried for half a minute: the other side may not be up yet."""
+    deadline_s = time.monotonic() + 30
     while True:
         try:
             return socket.create_connection(address, timeout=5)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.programs.channels import patient_connection
 from bench.programs.windows import MS, Window, now, say
 
 SILENCE_PERIODS = 5
@@ -41,6 +42,8 @@ class Watcher:
     errors: list[str] = field(default_factory=list)
     longest_ns: int = 0
     first_seen: bool = False
+    key_sent_ns: int = 0
+    """When the key was pressed that has no answer yet; 0 for none."""
 
     def line(self, line: bytes, now_ns: int) -> None:
         """Check one complete line of the server."""
@@ -54,6 +57,11 @@ class Watcher:
                 window.arrival(self.last_ns, now_ns)
         self.first_seen = True
         self.last_ns = now_ns
+
+    def answered(self, now_ns: int) -> None:
+        """The pressed key's answer has come."""
+        self.keys.append(Key(sent_ns=self.key_sent_ns, answered_ns=now_ns))
+        self.key_sent_ns = 0
 
     def done(self) -> Iterable[dict[str, Any]]:
         """The reports of the windows that a tick has closed."""
@@ -72,6 +80,7 @@ class Watcher:
             "gap_from_mark_ms": round((before_ns - window.start_ns) / MS, 3),
             "ticks": window.arrivals,
             "key_sent_after_ms": round((keys[0].sent_ns - before_ns) / MS, 3) if keys else None,
+            "key_unanswered": before_ns < self.key_sent_ns < after_ns,
             "key_late_ms": round((keys[0].answered_ns - after_ns) / MS, 3) if keys else None,
             "errors": self.errors,
         }
@@ -92,12 +101,11 @@ class Program:
         self.key = self.connect() if options.keys else None
         self.selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
         self.buffers: dict[int, bytes] = {}
-        self.key_sent_ns = 0
         self.open = True
 
     def connect(self) -> socket.socket:
         address = (self.options.host, self.options.port)
-        connection = socket.create_connection(address, timeout=10)
+        connection = patient_connection(address)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         connection.setblocking(False)
         self.selector.register(connection, selectors.EVENT_READ)
@@ -110,8 +118,12 @@ class Program:
             now_ns = now()
             for key, _ in events:
                 self.read(key.fd, now_ns)
-            if self.key is not None and not self.key_sent_ns and now_ns - self.watcher.last_ns > silence_s * 1e9:
-                self.key_sent_ns = now_ns
+            if (
+                self.key is not None
+                and not self.watcher.key_sent_ns
+                and now_ns - self.watcher.last_ns > silence_s * 1e9
+            ):
+                self.watcher.key_sent_ns = now_ns
                 self.key.send(b"k")
             for report in self.watcher.done():
                 say(report)
@@ -133,9 +145,8 @@ class Program:
             self.watcher.line(line, now_ns)
         elif fd == sys.stdin.fileno():
             self.mark(line.decode(), now_ns)
-        elif line.startswith(b"key ") and self.key_sent_ns:
-            self.watcher.keys.append(Key(sent_ns=self.key_sent_ns, answered_ns=now_ns))
-            self.key_sent_ns = 0
+        elif line.startswith(b"key "):
+            self.watcher.answered(now_ns)
 
     def mark(self, words: str, now_ns: int) -> None:
         _, name = words.split(" ", 1)

@@ -1,8 +1,9 @@
 """In the client machine: stay connected to a session's display, ask for every update, type, and time the silences.
 
 Commands are JSON objects, one a line, on standard input: `{"do": "mark", "name": …}` opens a window and prints its
-longest silence once an update has come after its end, `{"do": "type", "text": …}` presses keys at a person's pace,
-`{"do": "screenshot"}` prints the picture that the updates have built as base64 PNG. The end of the input ends it.
+longest silence once an update has come after its end (`{"do": "close"}`: the end is now), `{"do": "type", "text": …}`
+presses keys at a person's pace, `{"do": "click"}` clicks, `{"do": "screenshot"}` prints the picture that the updates
+have built as base64 PNG. The end of the input ends it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from martlet.rfb import Display, connect
 class Program:
     """One display, the open windows, and the typing."""
 
-    def __init__(self, display: Display, *, window_s: float, key_s: float) -> None:
+    def __init__(self, display: Display, *, window_s: float, key_s: float, place: tuple[int, int]) -> None:
         self.display = display
         self.window_s = window_s
         self.key_s = key_s
+        self.place = place
         self.windows: list[Window] = []
         self.last_ns = now()
         self.updates = 0
@@ -67,13 +69,18 @@ class Program:
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
-            self.obey(json.loads(line))
+            await self.obey(json.loads(line))
 
-    def obey(self, order: dict[str, Any]) -> None:
+    async def obey(self, order: dict[str, Any]) -> None:
         match order["do"]:
             case "mark":
                 end_ns = now() + int(self.window_s * 1e9)
                 self.windows.append(Window(name=order["name"], start_ns=now(), end_ns=end_ns))
+            case "close":
+                for window in self.windows:
+                    window.end_ns = now()
+            case "click":
+                await self.display.click(*self.place)
             case "type":
                 for character in order["text"]:
                     self.keys.put_nowait(character)
@@ -88,9 +95,8 @@ class Program:
 
 async def run(options: argparse.Namespace) -> None:
     async with connect(options.host, options.port) as display:
-        program = Program(display, window_s=options.window_s, key_s=options.key_s)
+        program = Program(display, window_s=options.window_s, key_s=options.key_s, place=tuple(options.click))
         say({"ready": True, "width": display.framebuffer.width, "height": display.framebuffer.height})
-        await display.click(options.click[0], options.click[1])
         tasks = [asyncio.create_task(work()) for work in (program.watch, program.type, program.command)]
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -107,7 +113,7 @@ def main() -> int:
     parser.add_argument("port", type=int)
     parser.add_argument("--window-s", type=float, default=5.0)
     parser.add_argument("--key-s", type=float, default=0.08, help="time between two keys")
-    parser.add_argument("--click", type=int, nargs=2, default=(300, 250), help="where to click first, for the focus")
+    parser.add_argument("--click", type=int, nargs=2, default=(300, 250), help="where a click goes")
     try:
         asyncio.run(run(parser.parse_args()))
     except MartletError as error:
