@@ -3,8 +3,8 @@
 The gap of a move is the longest interval between two ticks that reach the client machine in the five seconds from the
 order, less the tick period (5 ms). A tick is a line sent over TCP by a small server inside the session.
 
-Cells: `tick0` is that server alone, `tick256` the same with 256 MB of filled memory; `desktop` is a whole desktop with a
-VNC client attached and the tick server started in its terminal, beside the desktop and in the same session; `key` is
+Cells: `tick0` is that server alone, `tick256` the same with 256 MB of filled memory; `desktop` is a whole desktop with
+a VNC client attached and the tick server started in its terminal, beside the desktop and in the same session; `key` is
 `tick0` with a byte sent while the ticks are away, and tells how long after the first tick its answer comes; `idle` is
 what each agent takes of a core and of memory in 30 s without any session. Everything runs on one machine, so a busy
 machine shows in the figures: the longest silence of five seconds without a move is printed beside them.
