@@ -166,14 +166,51 @@ def session_argv(module: str, *args: str) -> tuple[str, ...]:
     return ("env", f"PYTHONPATH={HOME}", "python3", "-m", f"bench.programs.{module}", *args)
 
 
+@contextlib.contextmanager
+def session(lab: Lab, *args: str) -> Iterator[dict[str, Any]]:
+    """A session that is stopped at the end of the block."""
+    started = lab.martlet("session", "start", *args)
+    try:
+        yield started
+    finally:
+        lab.martlet("session", "stop", started["id"])
+
+
+def output(lab: Lab, machine: str, *argv: str, input: bytes = b"", deadline_s: float = 60.0) -> bytes:
+    """Run a program in a machine to its end and return what it printed.
+
+    Raises:
+        ToolFailed: it ended with another code than 0; what it wrote on stderr has been shown.
+    """
+    process = lab.popen(machine, *argv)
+    try:
+        stdout, _ = process.communicate(input, timeout=deadline_s)
+    except subprocess.TimeoutExpired as error:
+        process.kill()
+        process.wait()
+        raise ToolFailed(f"'{' '.join(argv)}' in {machine} did not end within {deadline_s:g} s") from error
+    if process.returncode != 0:
+        raise ToolFailed(f"'{' '.join(argv)}' in {machine} ended with code {process.returncode}")
+    return stdout
+
+
+def client_address(lab: Lab) -> str:
+    """The client machine's address on the sessions' LAN."""
+    return output(lab, CLIENT, "hostname", "--all-ip-addresses").split()[0].decode()
+
+
+def listing(lab: Lab, node: str) -> dict[str, list[str]]:
+    """What there is on a node; see `bench.programs.node_listing`."""
+    argv = ("env", f"PYTHONPATH={HOME}", "python3", "-m", "bench.programs.node_listing")
+    found: dict[str, list[str]] = json.loads(output(lab, node, *argv))
+    return found
+
+
 def install_programs(lab: Lab, node: str) -> None:
     """Copy `bench/programs` to the client machine and, through `node`, to the shared home of the default user."""
     archive = programs_archive()
     for machine, folder in ((CLIENT, CLIENT_HOME), (node, HOME)):
-        process = lab.popen(machine, "tar", "--extract", "--file=-", "--no-same-owner", "--directory", folder)
-        process.communicate(archive, timeout=60)
-        if process.returncode != 0:
-            raise ToolFailed(f"cannot copy the programs to {machine}:{folder}: tar ended with {process.returncode}")
+        output(lab, machine, "tar", "--extract", "--file=-", "--no-same-owner", "--directory", folder, input=archive)
 
 
 def programs_archive() -> bytes:
@@ -191,7 +228,7 @@ def programs_archive() -> bytes:
 def up(cluster: Cluster, *options: str) -> bool:
     """Bring the lab up unless it is; True when this call did it."""
     with contextlib.suppress(NotFound):
-        if cluster.martlet("lab", "status")["state"] == "up":
+        if cluster.martlet("lab", "status", "--name", cluster.name)["state"] == "up":
             return False
     cluster.martlet("lab", "up", "--name", cluster.name, *options)
     return True

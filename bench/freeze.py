@@ -13,12 +13,11 @@ machine shows in the figures: the longest silence of five seconds without a move
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +36,7 @@ from bench.cluster import (
     client_program,
     install_programs,
     node_names,
+    session,
     session_argv,
     up,
 )
@@ -58,16 +58,6 @@ class Result:
     rows: list[Row]
     samples: list[Sample]
     still_gap_ms: float | None = None
-
-
-@contextlib.contextmanager
-def session(lab: Lab, *args: str) -> Iterator[dict[str, Any]]:
-    """A session that is stopped at the end of the block."""
-    started = lab.martlet("session", "start", *args)
-    try:
-        yield started
-    finally:
-        lab.martlet("session", "stop", started["id"])
 
 
 def window(ticks: Program, name: str) -> dict[str, Any]:

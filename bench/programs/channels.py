@@ -149,3 +149,12 @@ def patient_connection(address: tuple[str, int]) -> socket.socket:
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.1)
+
+
+def ask_for_stream(address: tuple[str, int]) -> socket.socket:
+    """A connection on which the session of `everything` at `address` has agreed to stream."""
+    connection = patient_connection(address)
+    connection.sendall(b"stream\n")
+    if connection.recv(3) != b"ok\n":
+        raise OSError("the session does not take a stream")
+    return connection

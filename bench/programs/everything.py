@@ -24,7 +24,7 @@ import tty
 import zlib
 from typing import Any
 
-from bench.programs.channels import PERIOD_S, Channel, Errors, Loop, content, patient_connection
+from bench.programs.channels import PERIOD_S, Channel, Errors, Loop, ask_for_stream, content, patient_connection
 
 REGION_BYTES = 1 << 20
 WORKER_BYTES = 1 << 16
@@ -205,7 +205,7 @@ def run_child(control: socket.socket, ends: list[tuple[str, int, int]], shared: 
 class Session:
     """The parent: its channels to the child, and the TCP listener for status and streams."""
 
-    def __init__(self, port: int, peer: tuple[str, int] | None) -> None:
+    def __init__(self, port: int) -> None:
         shared, file = regions(), unlinked_file()
         parent_ends, child_ends = pairs()
         self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -221,13 +221,19 @@ class Session:
             self.loop.add(Channel(name, fd_in, fd_out, mine="parent", theirs="child"))
         self.listener = socket.create_server(("", port), backlog=16)
         self.loop.watch(self.listener.fileno(), self.accept)
-        if peer:
-            self.stream("tcp out", patient_connection(peer))
 
-    def stream(self, name: str, connection: socket.socket) -> None:
+    def stream(self, name: str, connection: socket.socket, *, mine: str = "session", theirs: str = "client") -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         fd = connection.detach()
-        self.loop.add(Channel(name, fd, fd, mine="session", theirs="client"))
+        self.loop.add(Channel(name, fd, fd, mine=mine, theirs=theirs))
+
+    def connect_out(self, client: tuple[str, int]) -> None:
+        """Connect to a client's listener, the second direction of establishment."""
+        self.stream("tcp out", patient_connection(client))
+
+    def join(self, session: tuple[str, int]) -> None:
+        """Be the client of another session like this one."""
+        self.stream("tcp in", ask_for_stream(session), mine="client", theirs="session")
 
     def accept(self) -> None:
         """One word decides: a stream stays, a status is answered and closed."""
@@ -249,13 +255,23 @@ class Session:
         return {"parent": self.process.status(), "child": json.loads(self.control.recv(1 << 16))}
 
 
+def address(text: str) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    return host, int(port)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=7100)
-    parser.add_argument("--connect", metavar="HOST:PORT", help="the client's listener")
+    parser.add_argument("--connect", type=address, metavar="HOST:PORT", help="the listener of a client")
+    parser.add_argument("--join", type=address, metavar="HOST:PORT", help="another session, to be its client")
     options = parser.parse_args()
-    host, _, port = (options.connect or "").partition(":")
-    Session(options.port, (host, int(port)) if host else None).loop.run()
+    session = Session(options.port)
+    if options.connect:
+        session.connect_out(options.connect)
+    if options.join:
+        session.join(options.join)
+    session.loop.run()
 
 
 if __name__ == "__main__":

@@ -12,27 +12,28 @@ import socket
 import sys
 import time
 
-from bench.programs.channels import Channel, Errors, Loop, patient_connection
+from bench.programs.channels import Channel, Errors, Loop, ask_for_stream, patient_connection
 
 
 class Client:
     """The other end of the session's TCP streams, in the client machine."""
 
-    def __init__(self, address: tuple[str, int], port: int) -> None:
+    def __init__(self, address: tuple[str, int], port: int | None) -> None:
         self.address = address
         self.errors = Errors()
         self.loop = Loop(self.errors)
         self.clock_ns = time.monotonic_ns()
         self.silence_ns = 0
+        if port is not None:
+            self.open_streams(port)
+        self.loop.watch(sys.stdin.fileno(), self.command)
+
+    def open_streams(self, port: int) -> None:
+        """One established by the session, one by this client."""
         with socket.create_server(("", port)) as listener:
             listener.settimeout(60)
             self.stream("tcp out", listener.accept()[0])
-        connection = patient_connection(address)
-        connection.sendall(b"stream\n")
-        if connection.recv(3) != b"ok\n":
-            raise OSError("the session does not take a stream")
-        self.stream("tcp in", connection)
-        self.loop.watch(sys.stdin.fileno(), self.command)
+        self.stream("tcp in", ask_for_stream(self.address))
 
     def stream(self, name: str, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
@@ -51,7 +52,7 @@ class Client:
         line = sys.stdin.readline()
         if not line:
             sys.exit(1 if self.errors.lines else 0)
-        with socket.create_connection(self.address, timeout=30) as connection:
+        with patient_connection(self.address) as connection:
             connection.sendall(b"status\n")
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         silence_ns, self.silence_ns = self.silence_ns, 0
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("host")
     parser.add_argument("port", type=int)
-    parser.add_argument("--listen", type=int, required=True, help="port to which the session connects")
+    parser.add_argument("--listen", type=int, help="port to which the session connects; no streams without")
     options = parser.parse_args()
     client = Client((options.host, options.port), options.listen)
     print(json.dumps({"ready": True}), flush=True)
