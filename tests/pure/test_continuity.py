@@ -13,7 +13,7 @@ SIDE = {"same": {"ids": [7]}, "advance": {"timerfd": 5}, "clock_ms": {"monotonic
 BEFORE: dict[str, Any] = {
     "client": {"advance": {"tcp": 5}, "silence_ms": 100.0, "errors": []},
     "parent": SIDE,
-    "child": SIDE,
+    "child": copy.deepcopy(SIDE),
 }
 
 
