@@ -45,3 +45,30 @@ def load_subject(node: str) -> str:
 
 def event_subject(source: str) -> str:
     return f"martlet.events.{source}"
+
+
+class Role(StrEnum):
+    """Who connects to the bus; with the node's name this is the DNS name in its certificate."""
+
+    ADMIN = "admin"
+    AGENT = "agent"
+    MOTHER = "mother"
+
+
+SERVER_IDENTITY = "bus"
+"""DNS name in the certificate of every NATS server; clients accept no other."""
+
+
+def identity(role: Role, node: str = "") -> str:
+    """The name under which `role` on `node` is known to the bus: `agent.NODE`, `mother.NODE` or `admin`."""
+    return str(role) if role is Role.ADMIN else f"{role}.{node}"
+
+
+def inbox_prefix(who: str) -> str:
+    """Where the answers to `who` arrive; nobody else may listen there."""
+    return f"_INBOX.{who}"
+
+
+def changed_subject(log: str) -> str:
+    """The server publishes under this after it has stored an entry in `log`; a wake-up, not the news itself."""
+    return f"martlet.changed.{log}.>"

@@ -1,0 +1,139 @@
+"""What can be seen of a session from its node: its processes, its load, and what would stop it from moving.
+
+Reads only. What blocks a move is decided by `blockers`, a pure function over what was read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from martlet.kernel import proc
+from martlet.kernel.proc import Task
+from martlet.model import Reason
+from martlet.session.place import Place
+
+NAMESPACES = ("pid", "user", "mnt", "ipc", "uts", "net")
+UNDUMPABLE = {
+    "anon_inode:[io_uring]": ("io_uring", "io_uring rings cannot be saved"),
+    "anon_inode:[userfaultfd]": ("userfaultfd", "a userfaultfd in use cannot be saved"),
+    "anon_inode:[perf_event]": ("perf_event", "perf counters cannot be saved"),
+    "anon_inode:[fanotify]": ("fanotify", "fanotify groups cannot be saved"),
+    "anon_inode:bpf-prog": ("bpf", "BPF programs cannot be saved"),
+    "anon_inode:bpf-map": ("bpf", "BPF maps cannot be saved"),
+    "/dev/dri/": ("gpu", "graphics devices cannot be saved"),
+    "/dev/snd/": ("sound_device", "sound devices cannot be saved"),
+    "/dev/fuse": ("fuse", "FUSE file systems cannot be saved"),
+    "/dev/kvm": ("kvm", "virtual machines cannot be saved"),
+}
+"""How a descriptor's target begins, and why it blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One process as far as it matters for a move. `namespaces` holds inode numbers in the order of NAMESPACES."""
+
+    task: Task
+    namespaces: tuple[int, ...]
+    descriptors: tuple[str, ...]
+
+
+def look(place: Place) -> tuple[list[Seen], int | None]:
+    """All processes of a session, and which of them is its first."""
+    pids = place.group.processes()
+    seen = [
+        Seen(
+            task=task,
+            namespaces=tuple(proc.namespace_inode(task.host_pid, kind) for kind in NAMESPACES),
+            descriptors=tuple(proc.descriptors(task.host_pid)),
+        )
+        for task in proc.read_all(pids)
+    ]
+    return seen, proc.init_of(pids, net=place.net)
+
+
+def blockers(seen: Sequence[Seen], init: int | None) -> list[Reason]:
+    """Why this session cannot move now; empty when it can."""
+    first = next((one for one in seen if one.task.host_pid == init), None)
+    if first is None:
+        return [Reason(code="no_init", text="its first process is not there", hint="the session is ending")]
+    members = {one.task.host_pid for one in seen}
+    leaders = {one.task.pid for one in seen}
+    reasons: list[Reason] = []
+    for one in seen:
+        reasons += _of_process(one, first, members, leaders)
+    return reasons
+
+
+def _of_process(one: Seen, first: Seen, members: set[int], leaders: set[int]) -> list[Reason]:
+    task = one.task
+    who = f"process {task.pid} ({task.command[:60]})"
+    reasons: list[Reason] = []
+    if task.tracer:
+        reasons.append(Reason(code="traced", text=f"{who} is being traced", hint="end the debugger or strace"))
+    if task is not first.task and task.parent not in members:
+        hint = "wait for it to end, or end it; what is to move must be started inside the session"
+        reasons.append(Reason(code="exec_running", text=f"{who} was brought in by 'session exec'", hint=hint))
+    elif task.session_leader not in leaders and task.parent != first.task.host_pid:
+        hint = "it is a job whose terminal's leader is gone; end it"
+        reasons.append(
+            Reason(code="leader_gone", text=f"{who} belongs to a terminal session without leader", hint=hint)
+        )
+    if task.state == "D":
+        reasons.append(Reason(code="uninterruptible", text=f"{who} waits for a device", hint="try again in a moment"))
+    nested = [kind for kind, a, b in zip(NAMESPACES, one.namespaces, first.namespaces, strict=True) if a and a != b]
+    if nested:
+        hint = "start the program without its sandbox"
+        text = f"{who} has namespaces of its own: {', '.join(nested)}"
+        reasons.append(Reason(code="nested_namespaces", text=text, hint=hint))
+    for prefix, (code, text) in UNDUMPABLE.items():
+        if any(target.startswith(prefix) for target in one.descriptors):
+            reasons.append(Reason(code=code, text=f"{who}: {text}", hint="end that program to move the session"))
+    return reasons
+
+
+def cut_log(place: Place, *, limit_bytes: int) -> None:
+    """Keep a session's log within bounds: beyond `limit_bytes` its older half goes.
+
+    Its writers append, so cutting under them is safe; what they write in the same instant may be lost.
+    """
+    try:
+        size = place.log.stat().st_size
+    except OSError:
+        return
+    if size <= limit_bytes:
+        return
+    with place.log.open("r+b") as file:
+        file.seek(size - limit_bytes // 2)
+        file.readline()
+        kept = file.read()
+        file.truncate(0)
+    with place.log.open("ab") as file:
+        file.write(kept)
+    dropped = _dropped(place)
+    dropped.write_text(str(read_dropped(place) + size - len(kept)))
+
+
+def read_log(place: Place, *, offset: int, limit_bytes: int) -> tuple[str, int]:
+    """Log text from `offset` (counted from the session's birth, cut parts included), and the next offset."""
+    dropped = read_dropped(place)
+    start = max(0, offset - dropped)
+    with open(place.log, "rb") as file:
+        file.seek(min(start, os.fstat(file.fileno()).st_size))
+        data = file.read(limit_bytes)
+        end = file.tell()
+    return data.decode(errors="replace"), dropped + end
+
+
+def read_dropped(place: Place) -> int:
+    """How many bytes have been cut from the log's beginning. Kept beside the log, so that it moves with it."""
+    try:
+        return int(_dropped(place).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _dropped(place: Place) -> Path:
+    return place.log.with_name("log.dropped")
