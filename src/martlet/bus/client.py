@@ -57,6 +57,11 @@ class Bus:
         raw = await self._transport.request(subject, msgspec.json.encode(order), deadline_s=deadline_s)
         return _opened(raw, answer)
 
+    async def tell(self, subject: str, body: object) -> None:
+        """Send an order and wait for no answer. Raises Unreachable without a connection."""
+        order = Order(body=msgspec.Raw(msgspec.json.encode(body)), sender=self.who)
+        await self._transport.publish(subject, msgspec.json.encode(order))
+
     async def serve(self, subject: str, body: type[B], handler: Handler[B]) -> Subscription:
         """Answer the orders on `subject` with `handler`, each in a task of its own, until the result is stopped."""
 
@@ -104,11 +109,14 @@ class Bus:
 
 @asynccontextmanager
 async def attached(transport: Transport, *, who: str) -> AsyncIterator[Bus]:
-    """A bus over `transport`. Leaving the context ends its handlers."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_end_when_broken, transport)
-        yield Bus(transport, who=who, tasks=tasks)
-        tasks.cancel_scope.cancel()
+    """A bus over `transport`. Leaving the context ends its handlers; a lone error inside it stays unwrapped."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_end_when_broken, transport)
+            yield Bus(transport, who=who, tasks=tasks)
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _lone(group) from None
 
 
 @asynccontextmanager
@@ -121,6 +129,14 @@ async def connect(config: Config, role: Role, *, deadline_s: float | None = None
     who = identity(role, config.node.name)
     async with nats.connected(config, who=who, deadline_s=deadline_s) as transport, attached(transport, who=who) as bus:
         yield bus
+
+
+def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The only exception in `group`, or `group`."""
+    only = group.exceptions[0]
+    if len(group.exceptions) > 1:
+        return group
+    return _lone(only) if isinstance(only, BaseExceptionGroup) else only
 
 
 async def _end_when_broken(transport: Transport) -> None:
