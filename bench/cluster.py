@@ -53,17 +53,24 @@ class Cluster:
 
     def martlet(self, *args: str) -> Any:
         """Raises the class of `martlet.errors` that belongs to the exit code, with the reasons that were printed."""
-        argv = [str(MARTLET), *with_json(args)]
+        return self._run(args, stderr=subprocess.PIPE)
+
+    def martlet_shown(self, *args: str) -> Any:
+        """The same, and its progress is shown on stderr while it works."""
+        return self._run(args, stderr=None)
+
+    def _run(self, args: tuple[str, ...], *, stderr: int | None) -> Any:
         done = subprocess.run(
-            argv,
+            [str(MARTLET), *with_json(args)],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             timeout=ORDER_DEADLINE_S,
             check=False,
         )
         if done.returncode != 0:
-            raise failure(args, done.returncode, done.stdout)
+            raise failure(args, done.returncode, done.stdout, done.stderr or b"")
         return json.loads(done.stdout or b"null")
 
     def popen(self, machine: str, *argv: str) -> subprocess.Popen[bytes]:
@@ -77,14 +84,16 @@ def with_json(args: tuple[str, ...]) -> list[str]:
     return [*args[:end], "--output", "json", *args[end:]]
 
 
-def failure(args: tuple[str, ...], code: int, stdout: bytes) -> MartletError:
-    """The error that a command printed, as the exception it stands for."""
+def failure(args: tuple[str, ...], code: int, stdout: bytes, stderr: bytes = b"") -> MartletError:
+    """The error that a command printed, or the report of a move that failed, as the exception it stands for."""
+    command = f"'martlet {' '.join(args[:4])}'"
     try:
         answer = json.loads(stdout)
         reasons = tuple(Reason(**reason) for reason in answer["reasons"])
-        text = f"'martlet {' '.join(args[:4])}': {answer['error']}"
-    except (ValueError, KeyError, TypeError):
-        reasons, text = (), f"'martlet {' '.join(args)}' ended with code {code}; what it says stands above"
+        text = f"{command}: {answer.get('error') or answer['outcome']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        said = stderr.decode(errors="replace").strip() or "it said nothing more"
+        reasons, text = (), f"{command} ended with code {code}: {said[-2000:]}"
     kind = BY_EXIT[Exit(code)] if code in set(Exit) and code != Exit.DONE else MartletError
     return kind(text, reasons=reasons)
 
@@ -230,7 +239,7 @@ def up(cluster: Cluster, *options: str) -> bool:
     with contextlib.suppress(NotFound):
         if cluster.martlet("lab", "status", "--name", cluster.name)["state"] == "up":
             return False
-    cluster.martlet("lab", "up", "--name", cluster.name, *options)
+    cluster.martlet_shown("lab", "up", "--name", cluster.name, *options)
     return True
 
 

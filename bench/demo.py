@@ -32,8 +32,7 @@ SETTLE_S = 0.7
 
 
 def prepare(cluster: Cluster) -> dict[str, Any]:
-    """A lab that is up, the programs in place, no desktop of an earlier demonstration, and a fresh one."""
-    up(cluster)
+    """The programs in place, no desktop of an earlier demonstration, and a fresh one."""
     install_programs(cluster, node_names(cluster)[0])
     for session in cluster.martlet("session", "list"):
         if session["group"] == GROUP:
@@ -62,9 +61,10 @@ def move(cluster: Cluster, display: Program, session: str, target: str) -> Sampl
 
 def run(cluster: Cluster, console: Console, *, moves: int) -> tuple[dict[str, Any], list[Sample]]:
     """The whole demonstration; returns the session and its moves."""
+    up(cluster)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, contextlib.ExitStack() as stack:
-        task = progress.add_task("bring the lab up and start a desktop", total=moves)
+        task = progress.add_task("start a desktop", total=moves)
         session = prepare(cluster)
         name, node = session["id"], session["node"]
         progress.update(task, description=f"connect a VNC client to {name} at {session['address']} and start drawing")

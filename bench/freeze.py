@@ -210,7 +210,7 @@ def run(cluster: Cluster, options: argparse.Namespace, console: Console) -> list
         return results
     finally:
         if brought_up and not options.keep:
-            cluster.martlet("lab", "down", "--name", cluster.name)
+            cluster.martlet_shown("lab", "down", "--name", cluster.name)
 
 
 def main() -> int:

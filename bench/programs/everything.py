@@ -202,6 +202,24 @@ def run_child(control: socket.socket, ends: list[tuple[str, int, int]], shared: 
     process.loop.run()
 
 
+class NamedSocket:
+    """A listener on a path in /tmp; each check makes a new connection through it."""
+
+    def __init__(self) -> None:
+        self.path = f"/tmp/everything.{os.getpid()}.socket"
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(self.path)
+        self.listener.listen()
+
+    def check(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.connect(self.path)
+            answerer, _ = self.listener.accept()
+            with answerer:
+                caller.sendall(b"?")
+                return answerer.recv(1) == b"?"
+
+
 class Session:
     """The parent: its channels to the child, and the TCP listener for status and streams."""
 
@@ -219,6 +237,7 @@ class Session:
         self.loop = self.process.loop
         for name, fd_in, fd_out in parent_ends:
             self.loop.add(Channel(name, fd_in, fd_out, mine="parent", theirs="child"))
+        self.named = NamedSocket()
         self.listener = socket.create_server(("", port), backlog=16)
         self.loop.watch(self.listener.fileno(), self.accept)
 
@@ -252,7 +271,10 @@ class Session:
 
     def status(self) -> dict[str, Any]:
         self.control.send(b"status")
-        return {"parent": self.process.status(), "child": json.loads(self.control.recv(1 << 16))}
+        child = json.loads(self.control.recv(1 << 16))
+        parent = self.process.status()
+        parent["same"]["named socket"] = self.named.check()
+        return {"parent": parent, "child": child}
 
 
 def address(text: str) -> tuple[str, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -69,23 +71,27 @@ def test_a_key_without_an_answer_is_told() -> None:
     assert (report["key_late_ms"], report["key_unanswered"]) == (None, True)
 
 
-def channels() -> tuple[Channel, Channel]:
-    down_read, down_write = os.pipe()
-    up_read, up_write = os.pipe()
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    """The two ends of a pair of pipes."""
+    (down_read, down_write), (up_read, up_write) = os.pipe(), os.pipe()
     left = Channel("pipe", up_read, down_write, mine="left", theirs="right")
-    return left, Channel("pipe", down_read, up_write, mine="right", theirs="left")
+    yield left, Channel("pipe", down_read, up_write, mine="right", theirs="left")
+    for fd in (down_read, down_write, up_read, up_write):
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
-def test_channels_take_what_the_other_end_sent() -> None:
-    left, right = channels()
+def test_channels_take_what_the_other_end_sent(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
     for _ in range(3):
         left.send()
         right.receive()
     assert right.counters() == {"pipe/right sent": 0, "pipe/left received": 3}
 
 
-def test_a_full_channel_waits_and_goes_on_where_it_was() -> None:
-    left, right = channels()
+def test_a_full_channel_waits_and_goes_on_where_it_was(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
     for _ in range(2 * 65536 // BLOCK_BYTES):
         left.send()
     right.receive()
@@ -95,8 +101,8 @@ def test_a_full_channel_waits_and_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("position", [0, BLOCK_BYTES - 1])
-def test_one_changed_byte_is_found(position: int) -> None:
-    left, right = channels()
+def test_one_changed_byte_is_found(ends: tuple[Channel, Channel], position: int) -> None:
+    left, right = ends
     left.send()
     data = bytearray(os.read(right.fd_in, BLOCK_BYTES))
     data[position] ^= 1
@@ -105,8 +111,8 @@ def test_one_changed_byte_is_found(position: int) -> None:
         right.receive()
 
 
-def test_a_closed_channel_is_found() -> None:
-    left, right = channels()
+def test_a_closed_channel_is_found(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
     os.close(left.fd_out)
     with pytest.raises(ValueError, match="closed after block 0"):
         right.receive()
@@ -122,6 +128,13 @@ def test_a_printed_failure_comes_back_as_its_class_with_reasons() -> None:
     error = failure(("migrate", "s1"), 3, json.dumps({"error": "refused", "reasons": reasons}).encode())
     assert isinstance(error, Refused)
     assert error.reasons[0].code == "no_memory"
+
+
+def test_a_move_that_stayed_is_an_error_with_its_reasons() -> None:
+    report = {"outcome": "stayed", "reasons": [{"code": "full", "text": "node2 is full", "hint": ""}]}
+    error = failure(("migrate", "s1"), 1, json.dumps(report).encode())
+    assert "stayed" in error.message
+    assert error.reasons[0].text == "node2 is full"
 
 
 @pytest.mark.parametrize("code", [1, 77, -9])
