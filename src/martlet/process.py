@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from martlet.errors import ToolFailed
 from martlet.model import Reason
@@ -46,8 +47,12 @@ async def run(
     cwd: str | os.PathLike[str] | None = None,
     pass_fds: Sequence[int] = (),
     check: bool = True,
+    log: Path | None = None,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote.
+
+    With `log`, a file that the program itself writes its complaints to, it gets no pipes of ours: what it leaves
+    running would hold them open.
 
     Raises:
         ToolFailed: the program is missing, ended with another code than 0 (when `check`), or passed `deadline_s`.
@@ -57,8 +62,8 @@ async def run(
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL if input is None else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE if log is None else asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE if log is None else asyncio.subprocess.DEVNULL,
             env=environment(env),
             cwd=cwd,
             pass_fds=tuple(pass_fds),
@@ -74,9 +79,16 @@ async def run(
         await end(process)
     assert process.returncode is not None
     if check and process.returncode != 0:
-        tail = (stderr or stdout)[-TAIL_BYTES:].decode(errors="replace")
+        tail = (_content(log) or stderr or stdout)[-TAIL_BYTES:].decode(errors="replace")
         raise ToolFailed(f"'{shlex.join(argv)}' ended with code {process.returncode}", tail=tail)
-    return Completed(argv=argv, code=process.returncode, stdout=stdout, stderr=stderr)
+    return Completed(argv=argv, code=process.returncode, stdout=stdout or b"", stderr=stderr or b"")
+
+
+def _content(log: Path | None) -> bytes:
+    try:
+        return log.read_bytes() if log is not None else b""
+    except OSError:
+        return b""
 
 
 async def end(process: asyncio.subprocess.Process, *, grace_s: float = GRACE_S) -> int:

@@ -62,8 +62,11 @@ class MigrateOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmitOrder:
+    """`memory_bytes` as the source's last load report has it."""
+
     session: str
     source: str
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from martlet.errors import ToolFailed
 from martlet.model import Pressure
 
 ROOT = Path("/sys/fs/cgroup")
-CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices", "blkio", "cpuset")
+CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices", "blkio", "cpuset", "systemd")
 NEEDED_V2 = ("cpu", "memory", "pids")
 PERIOD_USEC = 100_000
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One process. `pid` inside its own PID namespace, `host_pid` in ours; times in clock ticks since birth."""
+    """One process. `pid` inside its own PID namespace, `host_pid` in ours; processor time in ticks since birth, which
+    was `age_s` ago."""
 
     host_pid: int
     pid: int
@@ -27,6 +29,7 @@ class Task:
     threads: int
     tracer: int
     cpu_ticks: int
+    age_s: float
     rss_bytes: int
     state: str
     command: str
@@ -49,6 +52,7 @@ def read(host_pid: int) -> Task | None:
         threads=int(status["Threads"]),
         tracer=int(status["TracerPid"]),
         cpu_ticks=int(stat[11]) + int(stat[12]),
+        age_s=time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / CLOCK_TICKS,
         rss_bytes=int(stat[21]) * PAGE_BYTES,
         state=stat[0],
         command=command or f"[{status['Name']}]",

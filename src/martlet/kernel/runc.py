@@ -35,7 +35,7 @@ class Container:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str
-    open_files: int = 65536
+    open_files: int
 
 
 def render(container: Container) -> dict[str, Any]:
@@ -99,10 +99,10 @@ async def create(container: Container, *, bundle: Path, state: Path) -> int:
     Raises:
         ToolFailed: runc said no; it has then undone its own part.
     """
-    pid_file = bundle / "pid"
+    pid_file, log = bundle / "pid", bundle / "log"
     await run(
-        "unshare", "--time", "runc", "--root", str(state), "create",
-        "--bundle", str(bundle), "--pid-file", str(pid_file), container.id,
+        "unshare", "--time", "runc", "--root", str(state), "--log", str(log), "create",
+        "--bundle", str(bundle), "--pid-file", str(pid_file), container.id, log=log,
     )  # fmt: skip
     return int(await anyio.Path(pid_file).read_text())
 

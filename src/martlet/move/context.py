@@ -34,8 +34,9 @@ class Owners(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One node, as its moves see it. `rootfs` finds an image or raises NotFound; `tell` records an event; `marks` holds
-    the sessions that are moving or in doubt here, for the load report."""
+    """One node, as its moves see it. `rootfs` finds an image or raises NotFound; `tell` records an event; `arrived` is
+    told of a session that was committed to this node, with its epoch; `marks` holds the sessions that are moving or in
+    doubt here, for the load report."""
 
     config: Config
     hierarchies: Hierarchies
@@ -44,6 +45,7 @@ class Context:
     rootfs: Callable[[SessionSpec], Path]
     owners: Owners
     tell: Callable[[Event], None]
+    arrived: Callable[[str, int], None]
     marks: dict[str, SessionState]
 
     @property

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
+from martlet.bus.events import now
 from martlet.model import Event
 
 
-def now() -> str:
-    """The time as every part writes it: ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def event(kind: str, text: str, *, session: str = "", node: str = "", **data: Any) -> Event:
+    """An event of this moment."""
     return Event(time=now(), kind=kind, text=text, session=session, node=node, data=data)

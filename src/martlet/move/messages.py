@@ -29,8 +29,8 @@ class Kind(IntEnum):
     HELD_OUT = 9  # source: raw frame that the session had sent
     COMMITTED = 10  # target: Committed
     RESUMED = 11  # target: Resumed
-    ABORT = 12  # source: Refused; nothing was permitted
-    VERDICT = 13  # source asks: Ask; target answers: Verdict
+    VERDICT = 12  # source asks: Ask; target answers: Verdict
+    GOODBYE = 13  # source: no more frames will come; target: everything of the move is freed here
 
 
 class Area(IntEnum):

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from martlet import wire
 from martlet.errors import Conflict, MartletError, NotFound, Refused, ToolFailed, Unreachable
-from martlet.kernel import namespace
+from martlet.kernel import criu, namespace
 from martlet.kernel.criu import Criu, Identity
-from martlet.model import MoveMode, NodeVerdict, Ownership, Reason, SessionSpec
+from martlet.model import MoveMode, NodeVerdict, Ownership, Reason, SessionSpec, SessionState
 from martlet.move import check, files, journal, messages
 from martlet.move.context import Context
 from martlet.move.hold import Frame, Way
@@ -69,7 +69,12 @@ def take_in(context: Context, channel: Channel) -> None:
         text = f"{context.me} cannot take the session {prepare.spec.id}"
         channel.send_value(Kind.REFUSED, messages.Refused(text=text, reasons=verdict.reasons))
         return
-    _Incoming(context, channel, prepare).run()
+    context.marks[prepare.spec.id] = SessionState.MOVING
+    try:
+        _Incoming(context, channel, prepare).run()
+    finally:
+        context.marks.pop(prepare.spec.id, None)
+    channel.send(Kind.GOODBYE)
 
 
 def answer(context: Context, channel: Channel) -> None:
@@ -163,10 +168,12 @@ class _Incoming:
                     raise ToolFailed(f"{self._prepare.source.node} sent a frame of kind {kind} among files")
 
     def _listen(self, restoring: threading.Thread) -> None:
-        """Take the permit and held frames until the source closes the stream."""
+        """Take the permit and held frames until the source says that no more will come."""
         try:
             while True:
                 kind, payload = self._channel.receive(deadline_s=STREAM_S)
+                if kind == Kind.GOODBYE:
+                    return
                 if kind == Kind.PERMIT:
                     self._permit = wire.decode(payload, messages.Permit)
                     self._book.write(Phase.PERMITTED, revision=self._permit.revision)
@@ -251,6 +258,7 @@ class _Incoming:
         self._place.group.thaw()
         self._landing.open()
         self._lap("resume")
+        self._context.arrived(self._place.spec.id, self._prepare.epoch + 1)
         with suppress(MartletError):
             self._channel.send_value(Kind.COMMITTED, messages.Committed(revision=0))
             self._channel.send_value(Kind.RESUMED, messages.Resumed(phases_ms=self._phases_ms))
@@ -261,6 +269,7 @@ class _Incoming:
         if self._book.phase in (Phase.COMMITTED, Phase.RESUMED):
             logger.error("move %s: after the commit: %s", self._prepare.move, error)
             return
+        criu.keep_log(self._context.images(self._prepare.move), self._book.path.with_suffix(".criu.log"))
         self._place.group.kill()
         self._group.kill()
         places.destroy(self._place)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ RFB_PORT = 5901
 DISPLAY_DEADLINE_S = 30.0
 SETTLE_S = 0.05
 STOP_GRACE_S = 5.0
-LOGGED = 'exec "$@" >>/run/martlet/log 2>&1 </dev/null'
+OPEN_FILES = 65536
+LOGGED = 'exec /usr/bin/tini -g -- "$@" >>/run/martlet/log 2>&1 </dev/null'
 
 BROWSERS = {
     "LIBGL_ALWAYS_SOFTWARE": "1",
@@ -58,9 +60,12 @@ def environment(spec: SessionSpec) -> dict[str, str]:
 
 
 def command(spec: SessionSpec) -> tuple[str, ...]:
-    """The session's pid 1 (tini reaps orphans), and below it what the user asked for, its output in the log."""
+    """The session's pid 1 (tini reaps orphans), and below it what the user asked for, its output in the log.
+
+    The shell only opens the standard streams inside the session, for files from outside could not move, and is gone.
+    """
     wanted = spec.argv or (DESKTOP,)
-    return ("/usr/bin/tini", "-g", "--", "/bin/sh", "-c", LOGGED, "sh", *wanted)
+    return ("/bin/sh", "-c", LOGGED, "sh", *wanted)
 
 
 def container(place: Place, env: Mapping[str, str]) -> Container:
@@ -78,6 +83,7 @@ def container(place: Place, env: Mapping[str, str]) -> Container:
         argv=command(spec),
         env=env,
         cwd=spec.home,
+        open_files=min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
     )
 
 

@@ -1,0 +1,1 @@
+"""The daemon on every node: runs sessions, moves them, reports load, takes orders. Nothing clever inside."""

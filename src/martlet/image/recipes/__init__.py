@@ -1,0 +1,1 @@
+"""The recipes of Martlet's images, as package data. No code lives here."""
