@@ -167,8 +167,9 @@ class TestTable:
             await table.put("s1", owner())
             await table.put("s2", owner())
             await table.delete("s1")
-            assert await table.forget_deleted() == 1
-            assert await table.forget_deleted() == 0
+            assert await table.forget_deleted(older_s=60) == 0
+            assert await table.forget_deleted(older_s=0) == 1
+            assert await table.forget_deleted(older_s=0) == 0
             assert await table.all() == {"s2": owner()}
 
 

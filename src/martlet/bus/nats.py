@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ class _ApiError(msgspec.Struct, frozen=True):
 class _StoredMessage(msgspec.Struct, frozen=True):
     subject: str
     seq: int
+    time: str
     hdrs: str = ""
     data: str = ""
 
@@ -281,12 +283,13 @@ def _drop_unsent(client: Client) -> None:
 
 
 def _entry(message: _StoredMessage) -> Entry:
-    headers = base64.b64decode(message.hdrs)
+    deleted = DELETE_HEADER.encode() + b":" in base64.b64decode(message.hdrs)
     return Entry(
         subject=message.subject,
         data=base64.b64decode(message.data),
         revision=message.seq,
-        deleted=DELETE_HEADER.encode() + b":" in headers,
+        deleted=deleted,
+        age_s=(datetime.now(UTC) - datetime.fromisoformat(message.time)).total_seconds() if deleted else 0.0,
     )
 
 
