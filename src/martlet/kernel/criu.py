@@ -7,6 +7,8 @@ Source: criu/images/rpc.proto and criu/cr-service.c (4.2.1), whose Python bindin
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +23,11 @@ from martlet.kernel.cgroup import Group
 from martlet.process import environment, missing
 
 LOG = "criu.log"
-LOG_LEVEL = 1
+LOG_LEVEL = int(os.environ.get("MARTLET_CRIU_LOG_LEVEL", "1"))
 TAIL_BYTES = 4000
 GHOST_LIMIT_BYTES = 1 << 30
+NOISE = ("RLIMIT_NOFILE for self", "Dumping FAILED", "Restoring FAILED")
+"""Errors that say nothing: the first is harmless, the others only repeat that it failed."""
 MESSAGE_MAX_BYTES = 1 << 16
 NOTIFICATIONS_LEFT = 4
 LAST_STEPS_S = 2.0
@@ -55,9 +59,11 @@ class Criu:
         Raises:
             ToolFailed: criu or setpriv is not installed.
         """
+        _rpc()  # loaded now rather than in the freeze
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = (theirs.fileno(), self._ours.fileno(), *pass_fds)
-        argv = ["setpriv", f"--ruid={identity.uid}", f"--rgid={identity.gid}", "criu", "swrk", str(theirs.fileno())]
+        ids = [f"--ruid={identity.uid}", f"--rgid={identity.gid}", "--clear-groups"]
+        argv = ["setpriv", *ids, "criu", "swrk", str(theirs.fileno())]
         try:
             self._process = subprocess.Popen(
                 argv,
@@ -142,12 +148,12 @@ class Criu:
     def _request(self, kind: str, options: Any, images: Path, notified: Notified) -> Any:
         rpc = _rpc()
         request = rpc.criu_req(type=getattr(rpc, kind), opts=options)
-        self._ours.send(request.SerializeToString())
+        self._send(request, kind, images)
         while True:
             answer = self._receive(kind, images)
             if answer.type == rpc.NOTIFY:
                 success = notified(answer.notify.script, answer.notify.pid)
-                self._ours.send(rpc.criu_req(type=rpc.NOTIFY, notify_success=success).SerializeToString())
+                self._send(rpc.criu_req(type=rpc.NOTIFY, notify_success=success), kind, images)
                 continue
             self._answered = True
             if not answer.success:
@@ -155,6 +161,12 @@ class Criu:
                     f"criu could not {kind.lower()} the session", tail=answer.cr_errmsg or log_tail(images)
                 )
             return answer
+
+    def _send(self, request: Any, kind: str, images: Path) -> None:
+        try:
+            self._ours.send(request.SerializeToString())
+        except OSError as error:
+            raise ToolFailed(f"criu ended in the middle of a {kind.lower()}", tail=log_tail(images)) from error
 
     def _receive(self, kind: str, images: Path) -> Any:
         data = self._ours.recv(MESSAGE_MAX_BYTES)
@@ -184,13 +196,19 @@ def warm_up() -> str:
 
 
 def log_tail(images: Path) -> str:
-    """The end of criu's log in an images folder, errors only where there are some."""
+    """The end of criu's log in an images folder: its errors, the first of them last, for that is the cause."""
     try:
         text = (images / LOG).read_bytes()[-TAIL_BYTES:].decode(errors="replace")
     except OSError:
         return ""
-    errors = [line for line in text.splitlines() if "Error" in line]
-    return "\n".join(errors or text.splitlines())
+    errors = [line for line in text.splitlines() if "Error" in line and not any(noise in line for noise in NOISE)]
+    return "\n".join(reversed(errors)) or text
+
+
+def keep_log(images: Path, copy: Path) -> None:
+    """Keep criu's log of a failure where people can read it. None there is fine."""
+    with contextlib.suppress(OSError):
+        shutil.copyfile(images / LOG, copy)
 
 
 def answer_for(criu_pid: int) -> bool:

@@ -124,6 +124,7 @@ def _forget_old(folder: Path) -> None:
     closed.sort(key=lambda path: path.stat().st_mtime)
     for path in closed[:-KEPT_CLOSED]:
         path.unlink(missing_ok=True)
+        path.with_suffix(".criu.log").unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

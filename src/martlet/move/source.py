@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from martlet import wire
 from martlet.errors import MartletError, Refused, ToolFailed, Unreachable
-from martlet.kernel import descriptor, namespace
+from martlet.kernel import criu, descriptor, namespace
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts, Reason
 from martlet.move import check, files, journal, messages, settlement
@@ -119,16 +119,24 @@ class _Move:
             self._freeze()
             self._permit()
         except MartletError as error:
-            logger.warning("move %s: %s", self._order.move, error)
-            self._undo.close()
-            self._book.jump(Phase.ABANDONED, why=error.message)
-            return self._report(MoveOutcome.STAYED, error)
+            return self._stay(error)
+        except Exception as error:  # a defect of ours must not leave the session frozen
+            logger.exception("move %s", self._order.move)
+            return self._stay(ToolFailed(f"a defect in the move: {error!r}"))
         try:
             self._await_target()
         except MartletError as error:
             return self._settle(error)
         self._let_go()
         return self._report(MoveOutcome.MOVED)
+
+    def _stay(self, error: MartletError) -> MoveReport:
+        """Before the permit: undo everything, and the session runs on here."""
+        logger.warning("move %s: %s", self._order.move, error)
+        criu.keep_log(self._context.images(self._order.move), self._book.path.with_suffix(".criu.log"))
+        self._undo.close()
+        self._book.jump(Phase.ABANDONED, why=error.message)
+        return self._report(MoveOutcome.STAYED, error)
 
     def _prepare(self) -> None:
         undo, place, order = self._undo, self._place, self._order

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from martlet import wire
 from martlet.errors import Conflict, MartletError, NotFound, Refused, ToolFailed, Unreachable
-from martlet.kernel import namespace
+from martlet.kernel import criu, namespace
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, NodeVerdict, Ownership, Reason, SessionSpec, SessionState
 from martlet.move import check, files, journal, messages
@@ -269,6 +269,7 @@ class _Incoming:
         if self._book.phase in (Phase.COMMITTED, Phase.RESUMED):
             logger.error("move %s: after the commit: %s", self._prepare.move, error)
             return
+        criu.keep_log(self._context.images(self._prepare.move), self._book.path.with_suffix(".criu.log"))
         self._place.group.kill()
         self._group.kill()
         places.destroy(self._place)

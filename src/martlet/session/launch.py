@@ -27,7 +27,7 @@ DISPLAY_DEADLINE_S = 30.0
 SETTLE_S = 0.05
 STOP_GRACE_S = 5.0
 OPEN_FILES = 65536
-LOGGED = 'exec "$@" >>/run/martlet/log 2>&1 </dev/null'
+LOGGED = 'exec /usr/bin/tini -g -- "$@" >>/run/martlet/log 2>&1 </dev/null'
 
 BROWSERS = {
     "LIBGL_ALWAYS_SOFTWARE": "1",
@@ -60,9 +60,12 @@ def environment(spec: SessionSpec) -> dict[str, str]:
 
 
 def command(spec: SessionSpec) -> tuple[str, ...]:
-    """The session's pid 1 (tini reaps orphans), and below it what the user asked for, its output in the log."""
+    """The session's pid 1 (tini reaps orphans), and below it what the user asked for, its output in the log.
+
+    The shell only opens the standard streams inside the session, for files from outside could not move, and is gone.
+    """
     wanted = spec.argv or (DESKTOP,)
-    return ("/usr/bin/tini", "-g", "--", "/bin/sh", "-c", LOGGED, "sh", *wanted)
+    return ("/bin/sh", "-c", LOGGED, "sh", *wanted)
 
 
 def container(place: Place, env: Mapping[str, str]) -> Container:

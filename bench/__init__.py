@@ -1,0 +1,1 @@
+"""Measurements and the demonstration, run from the checkout as `python -m bench.NAME`; no part of the package."""
