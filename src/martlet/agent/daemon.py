@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from martlet.agent import door, facts
+from martlet.agent import door, execute, facts
 from martlet.agent.load import Sampler
 from martlet.agent.orders import Orders
 from martlet.agent.owners import BlockingOwners
@@ -30,13 +30,14 @@ from martlet.model import Event, NodeFacts, NodeRecord, NodeState, Ownership, Se
 from martlet.move import messages, recovery, target
 from martlet.move.context import Context
 from martlet.move.journal import Journal
-from martlet.session import inspect
+from martlet.session import inspect, remote
 from martlet.wire import Channel
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 AGENTS = frozenset({"agent"})
+PEOPLE = frozenset({"admin"})
 
 
 async def run(config: Config) -> None:
@@ -105,6 +106,7 @@ class Agent:
         return {
             messages.PURPOSE_MOVE: door.Service(serve=self._take_in, roles=AGENTS),
             messages.PURPOSE_VERDICT: door.Service(serve=self._answer, roles=AGENTS),
+            remote.PURPOSE_EXEC: door.Service(serve=self._execute, roles=PEOPLE),
         }
 
     def _take_in(self, channel: Channel) -> None:
@@ -115,6 +117,9 @@ class Agent:
 
     def _answer(self, channel: Channel) -> None:
         target.answer(self.context, channel)
+
+    def _execute(self, channel: Channel) -> None:
+        execute.serve(channel, self.registry.find_still)
 
     async def _recover(self, book: Journal) -> None:
         await anyio.to_thread.run_sync(recovery.recover, self.context, book, abandon_on_cancel=True)

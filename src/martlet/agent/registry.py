@@ -79,6 +79,15 @@ class Registry:
                 return place
         raise NotFound(f"there is no session {session} on {self._context.me}")
 
+    def find_still(self, session: str) -> Place:
+        """One session's place, while it is not moving.
+
+        Raises:
+            NotFound: it is not here. Refused: it is moving.
+        """
+        self._not_moving(session)
+        return self.find(session)
+
     async def start(self, order: StartOrder) -> SessionRecord:
         """Claim, build, start, record; on failure all of it is taken back.
 

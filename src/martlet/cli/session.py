@@ -23,7 +23,7 @@ from martlet.cli.output import (
     show_list,
     show_one,
 )
-from martlet.model import DisplayAccess, Movability, NodeVerdict, SessionView, StartRequest
+from martlet.model import DisplayAccess, Movability, NodeVerdict, NodeView, SessionView, StartRequest
 
 if TYPE_CHECKING:
     from martlet.bus.client import Bus
@@ -160,6 +160,33 @@ def stop(*, session: str, no_wait: bool, output: Output, cluster: str | None) ->
         ask(cluster, MotherVerb.STOP, order, type(None), deadline_s=ORDER_DEADLINE_S)
     if output is Output.JSON:
         print_json({"id": session, "stopped": not no_wait})
+
+
+@command.command("exec")
+@click.argument("session", metavar="SID")
+@click.argument("argv", metavar="-- CMD…", nargs=-1, required=True, type=click.UNPROCESSED)
+@cluster_option
+def exec_(*, session: str, argv: tuple[str, ...], cluster: str | None) -> None:
+    """Run CMD inside a session, as its user; its exit code becomes this command's.
+
+    A session does not move while such a program runs: it is not one of the session's own.
+
+    \b
+    Example:
+      martlet session exec SID -- ps ax
+    """
+
+    async def door(bus: Bus) -> tuple[str, int]:
+        view = await session_view(bus, session)
+        nodes = await ask_mother(bus, MotherVerb.NODES, None, list[NodeView])
+        return next((node.address, node.door_port) for node in nodes if node.name == view.node)
+
+    from martlet import config
+    from martlet.cli.execute import execute
+
+    address, port = clusters.call(cluster, door)
+    tls = config.load(clusters.find(cluster).config).tls
+    raise SystemExit(execute(address, port, tls, session=session, argv=argv))
 
 
 @command.command("log")
