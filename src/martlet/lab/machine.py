@@ -51,7 +51,7 @@ class Build:
 
 
 def main() -> None:
-    build = msgspec.json.decode(sys.stdin.buffer.read(), type=Build, dec_hook=_path)
+    build = msgspec.json.decode(sys.stdin.buffer.read(), type=Build, dec_hook=decode_path)
     try:
         print(start(build))
     except MartletError as error:
@@ -196,7 +196,8 @@ def _address(here: Links, machine: Machine, mac: str) -> None:
     here.add_address(name, machine.address, prefix=PREFIX)
 
 
-def _path(kind: type, value: object) -> Path:
+def decode_path(kind: type, value: object) -> Path:
+    """For msgspec, which knows no paths."""
     if kind is Path:
         return Path(str(value))
     raise NotImplementedError(f"no decoder for {kind}")

@@ -124,7 +124,7 @@ def node(number: int) -> Machine:
         name=f"node{number}",
         role=Role.NODE,
         address=f"10.77.0.{FIRST_NODE + number - 1}",
-        clock_offset_s=100_000 * number if number % 2 else 2_500 * number,
+        clock_offset_s=100_000 * number if number % 2 else 2_600 * number,
         services=(Service.AGENT,),
     )
 
