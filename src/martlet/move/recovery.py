@@ -196,6 +196,8 @@ def _clear(context: Context, book: Journal) -> None:
 
 
 def _close(context: Context, book: Journal, phase: Phase, why: str) -> None:
-    book.jump(phase, why=why)
+    book.close(phase, why=why)
+    if book.side is Side.SOURCE:
+        book.forget()
     text = f"a cut move of {book.spec.id} was recovered: {why}"
     context.tell(event("recovered", text, session=book.spec.id, node=context.me, move=book.move))
