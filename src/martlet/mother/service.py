@@ -170,7 +170,8 @@ class Mother:
         if views.node_state(self._watcher.picture(), node) is NodeState.DOWN:
             return NodeVerdict(name=node, ok=False, reasons=(_down(node),))
         try:
-            order = AdmitOrder(session=session, source=source)
+            load = views.last_load(self._watcher.picture(), session)
+            order = AdmitOrder(session=session, source=source, memory_bytes=load.memory_bytes if load else 0)
             return await self._order(node, AgentVerb.ADMIT, order, NodeVerdict, ASK_DEADLINE_S)
         except MartletError as error:
             reasons = error.reasons or (Reason(code="no_answer", text=f"{node}: {error.message}"),)
