@@ -29,7 +29,7 @@ from martlet.bus.orders import (
     SessionOrder,
     StartOrder,
 )
-from martlet.errors import MartletError, NotFound, Refused
+from martlet.errors import MartletError, NobodyThere, NotFound, Refused
 from martlet.model import (
     Movability,
     MoveReport,
@@ -80,8 +80,8 @@ class Mother:
         for node in self._start_nodes(request):
             try:
                 return await self._start_on(node, StartOrder(id=session, request=replace(request, node=node)))
-            except Refused as error:
-                logger.info("start %s: %s refused: %s", session, node, error.message)
+            except (Refused, NobodyThere) as error:
+                logger.info("start %s: not on %s: %s", session, node, error.message)
                 refusals += error.reasons or (Reason(code="refused", text=f"{node}: {error.message}"),)
         raise Refused("no node takes the session", reasons=refusals)
 
