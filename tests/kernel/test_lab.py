@@ -73,7 +73,9 @@ def test_exec_passes_input_output_errors_and_code_through(lab: Lab) -> None:
 
 
 def test_exec_passes_an_interrupt_through(lab: Lab) -> None:
-    program = lab.popen("client", "sh", "-c", "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.1; done")
+    program = lab.popen(
+        "client", "sh", "-c", "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.1; done"
+    )
     assert program.stdout is not None
     assert program.stdout.readline() == b"ready\n"
     os.killpg(program.pid, signal.SIGINT)
@@ -105,7 +107,9 @@ def test_all_machines_reach_each_other_and_share_homes(lab: Lab) -> None:
 
 
 def test_the_client_has_python_and_martlets_packages(lab: Lab) -> None:
-    imports = "import PIL.Image, anyio, cryptography, msgspec, nats, pyroute2, martlet, sys; print(sys.version_info[:2])"
+    imports = (
+        "import PIL.Image, anyio, cryptography, msgspec, nats, pyroute2, martlet, sys; print(sys.version_info[:2])"
+    )
     done = lab.exec("client", "python3", "-c", imports)
     assert (done.stdout, done.returncode) == ("(3, 13)\n", 0), done.stderr
 
@@ -143,9 +147,7 @@ def test_links_have_the_speed_that_was_asked_for(limited: Lab) -> None:
 
 
 def test_processor_time_is_limited_for_sessions_alone(limited: Lab) -> None:
-    read = (
-        "for f in cpu/$0/cpu.cfs_quota_us $0/cpu.max; do if [ -e /sys/fs/cgroup/$f ]; then cat /sys/fs/cgroup/$f; fi; done"
-    )
+    read = "for f in cpu/$0/cpu.cfs_quota_us $0/cpu.max; do if [ -e /sys/fs/cgroup/$f ]; then cat /sys/fs/cgroup/$f; fi; done"
     assert limited.exec("node1", "sh", "-c", read, "martlet").stdout.split()[0] == "50000"
     assert limited.exec("node1", "sh", "-c", read, "system").stdout.split()[0] in ("-1", "max")
 

@@ -251,6 +251,7 @@ def _output(*argv: str, check: bool = True) -> str:
 
 def _rpc() -> Any:
     """The bindings of rpc.proto: generated code, so without types; loaded when first needed."""
-    from pycriu import rpc
+    from pycriu import images, rpc
 
+    assert images  # loaded now too, for `criu_images` in the freeze
     return rpc

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from martlet import wire
 from martlet.errors import MartletError, Refused, ToolFailed, Unreachable
-from martlet.kernel import criu, descriptor, namespace
+from martlet.kernel import criu, criu_images, descriptor, namespace
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts, Reason
 from martlet.move import check, files, journal, messages, settlement
@@ -200,6 +200,7 @@ class _Move:
             notified=self._notified,
         )
         self._timer.lap(Phase.FROZEN)
+        criu_images.mend_timers(self._images)
         self._ahead.finish()
         self._sender.send_tree(Area.PRIVATE, place.private)
         self._sender.flush()
