@@ -12,7 +12,7 @@ from martlet.bus.memory import matches
 from martlet.cli import kill, man
 from martlet.cli.doctor import criu, version
 from martlet.cli.main import COMMANDS, run, wanted_output
-from martlet.cli.output import Output, human_bytes, outside
+from martlet.cli.output import Output, human_bytes, one_line, outside
 from martlet.errors import UsageError
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts
 
@@ -23,6 +23,10 @@ from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts
 )
 def test_human_bytes(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+def test_cells_are_harmless() -> None:
+    assert one_line("a\nb \x1b[31mred\u202e") == "a b ·[31mred·"
 
 
 def test_move_report_says_from() -> None:
