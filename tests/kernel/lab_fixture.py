@@ -108,7 +108,7 @@ def left_behind(name: str, spaces: set[str]) -> list[str]:
     inside = [f"process {path.name}" for path in processes if spaces_of(path) & spaces]
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
     groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/martlet-lab-{name}")]
-    folders = [str(top / name) for top in (BULK, RUN) if (top / name).exists()]
+    folders = [str(place) for place in (BULK / name, RUN / name, RUN / f".{name}.lock") if place.exists()]
     return inside + mounts + groups + folders
 
 

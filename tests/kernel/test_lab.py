@@ -83,6 +83,16 @@ def test_exec_passes_an_interrupt_through(lab: Lab) -> None:
     assert (output, program.returncode) == (b"interrupted\n", 5)
 
 
+def test_exec_dies_of_what_its_program_dies_of(lab: Lab) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        program = lab.popen("node1", "sh", "-c", "echo ready; exec sleep 60")
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        os.killpg(program.pid, number)
+        program.communicate(timeout=10)
+        assert program.returncode == -number
+
+
 def test_exec_says_when_there_is_no_such_machine_or_program(lab: Lab) -> None:
     assert lab.exec("node9", "true").returncode == Exit.NOT_FOUND
     assert lab.exec("node1", "no-such-program").returncode == 127
@@ -116,7 +126,7 @@ def test_the_client_has_python_and_martlets_packages(lab: Lab) -> None:
 
 def test_daemons_are_restarted_and_their_logs_kept(lab: Lab) -> None:
     def agent() -> str:
-        return lab.exec("node3", "pgrep", "-f", "martlet.agent").stdout.split("\n")[0]
+        return lab.exec("node3", "pgrep", "-f", "python3 -m martlet[.]agent").stdout.split("\n")[0]
 
     before = agent()
     lab.exec("node3", "kill", "-KILL", before)
@@ -147,9 +157,12 @@ def test_links_have_the_speed_that_was_asked_for(limited: Lab) -> None:
 
 
 def test_processor_time_is_limited_for_sessions_alone(limited: Lab) -> None:
-    read = "for f in cpu/$0/cpu.cfs_quota_us $0/cpu.max; do if [ -e /sys/fs/cgroup/$f ]; then cat /sys/fs/cgroup/$f; fi; done"
-    assert limited.exec("node1", "sh", "-c", read, "martlet").stdout.split()[0] == "50000"
-    assert limited.exec("node1", "sh", "-c", read, "system").stdout.split()[0] in ("-1", "max")
+    def quota(group: str) -> str:
+        files = f"cd /sys/fs/cgroup; cat cpu/{group}/cpu.cfs_quota_us || cat {group}/cpu.max"
+        return limited.exec("node1", "sh", "-c", files).stdout.split()[0]
+
+    assert quota("martlet") == "50000"
+    assert quota("system") in ("-1", "max")
 
 
 def test_what_a_crash_leaves_is_cleaned_by_the_next_start() -> None:

@@ -11,7 +11,7 @@ import pytest
 from martlet import config
 from martlet.config import Config
 from martlet.errors import UsageError
-from martlet.lab import enter, files, machine, plan, settings
+from martlet.lab import files, lock, machine, plan, settings
 from martlet.lab.files import Base
 from martlet.lab.lifecycle import UNITS
 from martlet.lab.machine import Build
@@ -136,13 +136,6 @@ def test_a_machines_build_survives_the_way_to_its_process() -> None:
     assert msgspec.json.decode(raw, type=Build, dec_hook=machine.decode_path) == build
 
 
-def test_exec_enters_every_namespace() -> None:
-    argv = enter.arguments(42, ["ls", "-l"])
-    assert argv[:2] == ["nsenter", "--target=42"]
-    assert argv[-3:] == ["--", "ls", "-l"]
-    assert {"--time", "--cgroup", "--pid", "--net", "--mount"} <= set(argv)
-
-
 def test_missing_nodes_are_those_not_up() -> None:
     lab = LabState(plan=plan.make("a", nodes=3), state=State.STARTING, pids={})
     views = [view("node1", NodeState.UP), view("node2", NodeState.DOWN)]
@@ -154,3 +147,14 @@ def view(name: str, state: NodeState) -> NodeView:
         name=name, state=state, address="", cores=1, cpu_pct=0, memory_bytes=0, memory_free_bytes=0,
         pressure=Pressure(), sessions=0,
     )  # fmt: skip
+
+
+def test_locks_exclude_each_other_and_vanish(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ".lab.lock"
+    with lock.held(path, wait=False):
+        with pytest.raises(BlockingIOError), lock.held(path, wait=False):
+            pass
+        assert path.exists()
+    assert not path.parent.exists()
+    with lock.held(path, wait=True):
+        pass

@@ -7,6 +7,7 @@ made or dead, and does no harm twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
@@ -89,6 +90,8 @@ def _clean(name: str) -> None:
         namespace.unmount_below(place)
         if place.exists():
             shutil.rmtree(place)
+    with contextlib.suppress(OSError):
+        registry.BULK.rmdir()
     settings.put_back(_settings_record(), still_needed=lambda: bool(registry.traces()))
 
 

@@ -6,7 +6,6 @@ The record is written before anything else of a lab is made, so that whatever a 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +15,7 @@ import msgspec
 
 from martlet.errors import NotFound, Refused, UsageError
 from martlet.kernel.cgroup import Group, Hierarchies
+from martlet.lab import lock
 from martlet.lab.plan import Plan, Role, check_name
 from martlet.model import Reason
 
@@ -148,10 +148,9 @@ def alone(name: str) -> Iterator[None]:
     Raises:
         Refused: another one is at it.
     """
-    RUN.mkdir(parents=True, exist_ok=True)
-    with (RUN / f".{name}.lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(lock.held(RUN / f".{name}.lock", wait=False))
         except BlockingIOError as error:
             text = f"another command is starting or ending the lab '{name}'"
             reason = Reason(code="lab_busy", text=text, hint="wait until it is done")

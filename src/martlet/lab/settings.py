@@ -5,15 +5,15 @@ Former values are written down before a setting is changed. Nothing else of the 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import msgspec
+
+from martlet.lab import lock
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def wanted(setting: Setting, present: int) -> int:
 
 def make(record: Path) -> None:
     """Make the settings that are not as needed, former values kept in `record`. A setting this kernel lacks is fine."""
-    with _locked(record):
+    with lock.held(record.with_suffix(".lock"), wait=True):
         former = _read(record)
         for setting in SETTINGS:
             present = _value(setting.path)
@@ -69,7 +69,7 @@ def make(record: Path) -> None:
 
 def put_back(record: Path, *, still_needed: Callable[[], bool]) -> None:
     """Set the former values again and forget them, unless another lab needs them. Nothing recorded is fine."""
-    with _locked(record):
+    with lock.held(record.with_suffix(".lock"), wait=True):
         if still_needed():
             return
         for path, value in _read(record).items():
@@ -97,11 +97,3 @@ def _read(record: Path) -> dict[str, int]:
         return msgspec.json.decode(record.read_bytes(), type=dict[str, int])
     except FileNotFoundError:
         return {}
-
-
-@contextlib.contextmanager
-def _locked(record: Path) -> Iterator[None]:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
