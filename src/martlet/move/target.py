@@ -17,7 +17,7 @@ from pathlib import Path
 
 from martlet import wire
 from martlet.errors import Conflict, MartletError, NotFound, Refused, ToolFailed, Unreachable
-from martlet.kernel import criu, namespace
+from martlet.kernel import criu, namespace, timers
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, NodeVerdict, Ownership, Reason, SessionSpec, SessionState
 from martlet.move import check, files, journal, messages
@@ -191,6 +191,7 @@ class _Incoming:
         """In a thread of its own: restore, and in criu's last notification commit."""
         self._began = time.monotonic()
         try:
+            self._mend_images()
             self._criu.restore(
                 root=self._place.root,
                 images=self._images,
@@ -206,6 +207,11 @@ class _Incoming:
             logger.exception("move %s", self._prepare.move)
             self._failure = ToolFailed(f"a defect in the restore: {error!r}")
             self._tell_refusal(self._failure)
+
+    def _mend_images(self) -> None:
+        """Put right what this version of criu would restore wrongly."""
+        listed = self._images / "files.img"
+        listed.write_bytes(timers.mend(listed.read_bytes()))
 
     def _notified(self, what: str, _pid: int) -> bool:
         """criu ignores the answer to `pre-resume`: to stop there, kill before answering."""
