@@ -1,10 +1,10 @@
-"""Periodic timerfds that had expired, but were not yet read, when CRIU dumped them: mends `files.img` so that they go on.
+"""Mends `files.img` for periodic timerfds that had expired, but were not yet read, when CRIU dumped them.
 
 Only bytes in, bytes out; it knows of an image just what it changes.
 
 The kernel starts the next period of such a timer when it is read, so what CRIU 4.2 finds is a remaining time of zero,
-and zero restored by timerfd_settime(2) means disarmed: the program would wait for ever. A timer with a period of 5 ms is
-found like this in every freeze that is longer. One nanosecond instead of zero makes it expire at once.
+and zero restored by timerfd_settime(2) means disarmed: the program would wait for ever. A timer with a period of 5 ms
+is found like this in every longer freeze. One nanosecond instead of zero makes it expire at once.
 
 Source: criu/images/fdinfo.proto and timerfd.proto; the encoding is that of protocol buffers, version 2.
 """
