@@ -45,7 +45,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Channel:
-    """One connection. Sending and receiving may happen in two threads; each alone is for one thread at a time."""
+    """One connection. Sending and receiving may happen in two threads; each alone is for one thread at a time.
+
+    `peer` is the other side's identity, the first DNS name of its certificate.
+    """
 
     def __init__(self, stream: ssl.SSLSocket, *, deadline_s: float = DEADLINE_S) -> None:
         stream.setblocking(False)
@@ -57,12 +60,9 @@ class Channel:
         self._buffer = bytearray(FRAME_MAX_BYTES)
         self.bytes_sent = 0
         self.purpose = ""
-
-    @property
-    def peer(self) -> str:
-        """The other side's identity: the first DNS name of its certificate."""
-        certificate: Any = self._stream.getpeercert() or {}
-        return next((str(name) for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"), "")
+        certificate: Any = stream.getpeercert() or {}
+        names = [str(name) for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        self.peer = names[0] if names else "an unknown peer"
 
     def send(self, kind: int, payload: bytes | bytearray | memoryview = b"") -> None:
         """Send one frame; waits while the other side is slow.
@@ -133,7 +133,7 @@ class Channel:
                 self._wait(until, write=isinstance(want, ssl.SSLWantWriteError))
                 continue
             except (OSError, ValueError) as error:
-                raise Unreachable(f"the stream to {self._name()} broke: {error}") from error
+                raise Unreachable(f"the stream to {self.peer} broke: {error}") from error
             view = view[sent:]
             until = time.monotonic() + self._deadline_s
 
@@ -148,9 +148,9 @@ class Channel:
                 self._wait(until, write=isinstance(want, ssl.SSLWantWriteError))
                 continue
             except (OSError, ValueError) as error:
-                raise Unreachable(f"the stream from {self._name()} broke: {error}") from error
+                raise Unreachable(f"the stream from {self.peer} broke: {error}") from error
             if not got:
-                raise Unreachable(f"the stream from {self._name()} ended")
+                raise Unreachable(f"the stream from {self.peer} ended")
             have += got
         return view
 
@@ -161,15 +161,9 @@ class Channel:
             poller.register(fd, select.POLLOUT if write else select.POLLIN)
             ready = poller.poll(max(0.0, until - time.monotonic()) * 1000)
         except (OSError, ValueError) as error:
-            raise Unreachable(f"the stream to {self._name()} was closed") from error
+            raise Unreachable(f"the stream to {self.peer} was closed") from error
         if not ready:
-            raise Unreachable(f"{self._name()} did not move within the deadline")
-
-    def _name(self) -> str:
-        try:
-            return self.peer or "an unknown peer"
-        except (OSError, ValueError):
-            return "a peer"
+            raise Unreachable(f"{self.peer} did not move within the deadline")
 
 
 def connect(address: str, port: int, tls: Tls, *, purpose: str, deadline_s: float = DEADLINE_S) -> Channel:

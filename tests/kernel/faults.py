@@ -44,13 +44,17 @@ def criu_pids(lab: str, node: str) -> list[int]:
     return [pid for pid in node_group(lab, node).processes() if _read(pid, "comm").strip() == b"criu"]
 
 
-def running_copies(lab: str, nodes: list[str], session: str) -> dict[str, bool]:
-    """The nodes on which a copy of a session has processes, and whether it is frozen there."""
+def copies(lab: str, nodes: list[str], session: str) -> dict[str, bool]:
+    """The nodes on which a copy of a session has processes, and whether it runs there.
+
+    It does not run while its cgroup is frozen, nor while the criu that restores it has not let it go.
+    """
     found: dict[str, bool] = {}
     for node in nodes:
         group = node_group(lab, node).child("martlet").child(session)
-        if group.exists() and group.processes():
-            found[node] = group.frozen()
+        names = [_read(pid, "comm").strip() for pid in group.processes()] if group.exists() else []
+        if any(name != b"criu" for name in names):
+            found[node] = not group.frozen() and b"criu" not in names
     return found
 
 

@@ -117,22 +117,21 @@ def order(lab: Lab, session_id: str, target: str) -> None:
 
 
 def settled(lab: Lab, nodes: list[str], session_id: str) -> str:
-    """Wait until all agents are back and exactly one copy runs, unfrozen; the node where.
+    """Wait until all agents are back and there is exactly one copy, which runs; the node where.
 
-    Never, at any look, may two unfrozen copies be there.
+    Never, at any look, may two copies run.
     """
     until = time.monotonic() + SETTLE_S
-    copies: dict[str, bool] = {}
     while time.monotonic() < until:
-        copies = faults.running_copies(lab.name, nodes, session_id)
-        assert sum(not is_frozen for is_frozen in copies.values()) <= 1, f"it runs twice: {copies}"
+        copies = faults.copies(lab.name, nodes, session_id)
+        assert sum(copies.values()) <= 1, f"it runs twice: {copies}"
         view = lab.martlet("session", "show", session_id)
-        if list(copies.values()) == [False] and view["state"] == "running" and [view["node"]] == list(copies):
+        if list(copies.values()) == [True] and view["state"] == "running" and [view["node"]] == list(copies):
             up = {node["name"] for node in lab.martlet("node", "list") if node["state"] == "up"}
             if up == set(nodes):
                 return next(iter(copies))
         time.sleep(0.2)
-    raise AssertionError(f"not settled within {SETTLE_S:g} s: copies (node: frozen) {copies}, shown as {view}")
+    raise AssertionError(f"not settled within {SETTLE_S:g} s: copies (node: runs) {copies}, shown as {view}")
 
 
 def status(client: Any, name: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _serve(plain: socket.socket, context: ssl.SSLContext, services: Mapping[str,
     try:
         plain.settimeout(wire.CONNECT_S)
         channel = Channel(context.wrap_socket(plain, server_side=True))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.warning("a stream was refused: %s", error)
         plain.close()
         return
