@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from martlet.bus.names import changed_subject
 from martlet.bus.transport import Entry, Log, Message, Transport
@@ -98,7 +98,11 @@ class Broker(Transport):
         return next((entry for _, entry in reversed(self._kept(log).entries) if entry.subject == subject), None)
 
     async def after(self, log: Log, revision: int) -> Entry | None:
-        return next((entry for _, entry in self._kept(log).entries if entry.revision > revision), None)
+        found = next((item for item in self._kept(log).entries if item[1].revision > revision), None)
+        if found is None:
+            return None
+        at, entry = found
+        return replace(entry, age_s=self._now() - at) if entry.deleted else entry
 
     async def newest(self, log: Log) -> int:
         return self._kept(log).newest

@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ class _ApiError(msgspec.Struct, frozen=True):
 class _StoredMessage(msgspec.Struct, frozen=True):
     subject: str
     seq: int
+    time: str
     hdrs: str = ""
     data: str = ""
 
@@ -80,6 +82,13 @@ class NatsTransport(Transport):
         self._client = client
         self._replicas = replicas
         self._closed = closed
+        self._waiting: set[asyncio.Timeout] = set()
+
+    def connection_lost(self) -> None:
+        """End the wait for answers of the store: they are lost with the connection, and the outcome is unknown."""
+        for scope in self._waiting:
+            if not scope.expired():
+                scope.reschedule(0)
 
     async def broken(self) -> None:
         """Wait until the server has thrown us out for good (it does when it refuses our certificate or messages)."""
@@ -117,7 +126,7 @@ class NatsTransport(Transport):
     ) -> int:
         headers = {EXPECT_HEADER: str(expect)} if expect is not None else {}
         headers |= {DELETE_HEADER: "DEL"} if deleted else {}
-        raw = await self._request(subject, data, deadline_s=STORE_DEADLINE_S, headers=headers or None)
+        raw = await self._store_request(subject, data, headers=headers or None)
         reply = msgspec.json.decode(raw, type=_Reply)
         if reply.error and reply.error.err_code in WRONG_REVISION:
             raise Conflict(f"'{subject}' is not at revision {expect} any more: {reply.error.description}")
@@ -151,8 +160,19 @@ class NatsTransport(Transport):
         return _entry(reply.message)
 
     async def _api(self, verb: str, body: dict[str, Any]) -> _Reply:
-        raw = await self._request(f"$JS.API.{verb}", msgspec.json.encode(body), deadline_s=STORE_DEADLINE_S)
+        raw = await self._store_request(f"$JS.API.{verb}", msgspec.json.encode(body))
         return msgspec.json.decode(raw, type=_Reply)
+
+    async def _store_request(self, subject: str, data: bytes, *, headers: dict[str, str] | None = None) -> bytes:
+        try:
+            async with asyncio.timeout(STORE_DEADLINE_S) as scope:
+                self._waiting.add(scope)
+                try:
+                    return await self._request(subject, data, deadline_s=2 * STORE_DEADLINE_S, headers=headers)
+                finally:
+                    self._waiting.discard(scope)
+        except TimeoutError as error:
+            raise Unreachable(f"the store did not answer '{subject}'") from error
 
     async def _request(
         self, subject: str, data: bytes, *, deadline_s: float, headers: dict[str, str] | None = None
@@ -176,15 +196,20 @@ async def connected(config: Config, *, who: str, deadline_s: float | None = None
     faults: list[str] = []
     thrown_out = asyncio.Event()
 
+    transport = NatsTransport(client, replicas=3 if len(config.bus.urls) >= 3 else 1, closed=thrown_out)
+
     async def closed() -> None:
         thrown_out.set()
 
     async def failed(error: Exception) -> None:
-        faults[:] = [str(error) or type(error).__name__]
-        logger.warning("bus: %s", faults[0])
+        text = str(error) or type(error).__name__
+        logger.warning("bus: %s", text)
+        if text not in faults:
+            faults[:] = [*faults[-2:], text]
 
     async def disconnected() -> None:
         _drop_unsent(client)
+        transport.connection_lost()
         if not client.is_closed:
             logger.warning("bus: connection lost, trying again every %d s", RECONNECT_S)
 
@@ -209,11 +234,11 @@ async def connected(config: Config, *, who: str, deadline_s: float | None = None
                 closed_cb=closed,
             )
     except TimeoutError as error:
-        why = f": {faults[0]}" if faults else ""
         await client.close()
-        raise Unreachable(f"no bus at {', '.join(config.bus.urls)} within {deadline_s:g} s{why}") from error
+        why = ", ".join(faults) or "no answer"
+        raise Unreachable(f"no bus at {', '.join(config.bus.urls)} within {deadline_s:g} s: {why}") from error
     try:
-        yield NatsTransport(client, replicas=3 if len(config.bus.urls) >= 3 else 1, closed=thrown_out)
+        yield transport
     finally:
         await client.close()
 
@@ -258,12 +283,13 @@ def _drop_unsent(client: Client) -> None:
 
 
 def _entry(message: _StoredMessage) -> Entry:
-    headers = base64.b64decode(message.hdrs)
+    deleted = DELETE_HEADER.encode() + b":" in base64.b64decode(message.hdrs)
     return Entry(
         subject=message.subject,
         data=base64.b64decode(message.data),
         revision=message.seq,
-        deleted=DELETE_HEADER.encode() + b":" in headers,
+        deleted=deleted,
+        age_s=(datetime.now(UTC) - datetime.fromisoformat(message.time)).total_seconds() if deleted else 0.0,
     )
 
 

@@ -131,12 +131,15 @@ class Table(Generic[T]):
         async with following(self._transport, self._log, after=after) as feed:
             yield Changes(self, feed)
 
-    async def forget_deleted(self) -> int:
-        """Remove the marks that deleted keys leave behind, so that readings stay short. Returns how many."""
+    async def forget_deleted(self, *, older_s: float) -> int:
+        """Remove the marks that keys deleted more than `older_s` ago leave behind; returns how many.
+
+        Readings stay short that way. A watch that is further behind than `older_s` would miss the deletion.
+        """
         revision, count = 0, 0
         while entry := await self._transport.after(self._log, revision):
             revision = entry.revision
-            if entry.deleted:
+            if entry.deleted and entry.age_s >= older_s:
                 await self._transport.forget(self._log, entry.subject, through=revision)
                 count += 1
         return count

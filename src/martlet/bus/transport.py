@@ -26,12 +26,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry of a log. `revision` grows over the whole log; `deleted` marks the end of its subject."""
+    """One entry of a log. `revision` grows over the whole log; `deleted` marks the end of its subject.
+
+    `age_s` is how long ago it was written, by the store's clock and ours; only marks of deletion carry it.
+    """
 
     subject: str
     data: bytes
     revision: int
     deleted: bool = False
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

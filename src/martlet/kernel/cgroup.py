@@ -123,11 +123,6 @@ class Group:
         for folder in self.folders():
             (folder / "cgroup.procs").write_text(str(pid))
 
-    def attach_to_freezer(self, pid: int) -> None:
-        """Move a process in the unified hierarchy only: what freezes and kills this group then means it too, while
-        its limits stay as they were."""
-        (self.path / "cgroup.procs").write_text(str(pid))
-
     def processes(self) -> list[int]:
         """Pids in this group and below it, as this pid namespace sees them."""
         found: list[int] = []

@@ -211,6 +211,16 @@ def keep_log(images: Path, copy: Path) -> None:
         shutil.copyfile(images / LOG, copy)
 
 
+def workers(group: Group) -> list[int]:
+    """The criu processes among those of a group."""
+    found: list[int] = []
+    for pid in group.processes():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "criu":
+                found.append(pid)
+    return found
+
+
 def answer_for(criu_pid: int) -> bool:
     """Tell a criu that waits for its dead agent's answers to go on with success; False where it has no such socket.
 

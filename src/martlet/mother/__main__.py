@@ -17,12 +17,14 @@ from martlet import config, log
 from martlet.bus.client import Bus, connect
 from martlet.bus.events import now
 from martlet.bus.names import LEADER_KEY, Role
-from martlet.errors import MartletError
+from martlet.errors import MartletError, Unreachable
 from martlet.model import Event
 from martlet.mother.service import Mother, serve
-from martlet.mother.watching import watching
+from martlet.mother.watching import Watcher, watching
 
 logger = logging.getLogger(__name__)
+
+TIDY_S = 3600.0
 
 
 async def run(settings: config.Config) -> None:
@@ -43,11 +45,24 @@ async def lead(bus: Bus, term: int) -> None:
     async with AsyncExitStack() as stack:
         watcher = await stack.enter_async_context(watching(bus))
         tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(tidy, watcher)
         await serve(bus, Mother(bus, watcher, term=term, tasks=tasks), stack)
         text = f"{bus.who} leads with term {term}"
         logger.info(text)
         await bus.events.publish(Event(time=now(), kind="mother_leads", text=text, data={"term": term}))
         await anyio.sleep_forever()
+
+
+async def tidy(watcher: Watcher) -> None:
+    """Each hour, drop the marks of sessions that ended long ago."""
+    while True:
+        for table in (watcher.sessions, watcher.owners):
+            try:
+                if count := await table.forget_deleted(older_s=TIDY_S):
+                    logger.info("dropped %d marks of ended sessions from '%s'", count, table.bucket)
+            except Unreachable as error:
+                logger.warning("'%s' not tidied: %s", table.bucket, error)
+        await anyio.sleep(TIDY_S)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:

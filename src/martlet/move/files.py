@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,12 +51,20 @@ class Sender:
         self._piece = bytearray(FRAME_MAX_BYTES)
         self._names: dict[tuple[int, int], bytes] = {}
 
-    def send_tree(self, area: Area, top: Path, *, skip_suffix: str = "") -> None:
-        """Send everything below `top`, folders before what is in them."""
+    def send_tree(self, area: Area, top: Path, *, skip: Callable[[bytes], bool] = lambda _: False) -> None:
+        """Send everything below `top`, folders before what is in them, but what `skip` says by its file name."""
         base = os.fsencode(top)
         for path in _walk(base):
-            if not (skip_suffix and path.endswith(skip_suffix.encode())):
+            if not skip(os.path.basename(path)):
                 self._send_one(area, base, path)
+
+    def send_part(self, area: Area, top: Path, path: Path, *, start: int, end: int) -> None:
+        """Send bytes `start` to `end` of a file that is still growing; parts must follow each other."""
+        name = os.fsencode(path.relative_to(top))
+        with open(path, "rb", buffering=0) as file:
+            self._gather(_entry(area, name, os.fsencode(path), os.fstat(file.fileno())))
+            self.flush()
+            self._send_range(file.fileno(), start, end)
 
     def flush(self) -> None:
         """Send what has been gathered."""
@@ -88,15 +96,19 @@ class Sender:
             self._send_pieces(file.fileno(), status.st_size)
 
     def _send_pieces(self, fd: int, size: int) -> None:
-        view = memoryview(self._piece)
         for start, end in _data_ranges(fd, size):
-            while start < end:
-                _OFFSET.pack_into(self._piece, 0, start)
-                got = os.preadv(fd, [view[_OFFSET.size : _OFFSET.size + min(end - start, FRAME_MAX_BYTES - 8)]], start)
-                if got == 0:
-                    return
-                self._channel.send(Kind.DATA, view[: _OFFSET.size + got])
-                start += got
+            self._send_range(fd, start, end)
+
+    def _send_range(self, fd: int, start: int, end: int) -> None:
+        view = memoryview(self._piece)
+        while start < end:
+            _OFFSET.pack_into(self._piece, 0, start)
+            length = min(end - start, FRAME_MAX_BYTES - _OFFSET.size)
+            got = os.preadv(fd, [view[_OFFSET.size : _OFFSET.size + length]], start)
+            if got == 0:
+                return
+            self._channel.send(Kind.DATA, view[: _OFFSET.size + got])
+            start += got
 
     def _gather(self, entry: Entry) -> None:
         self._batch.append(entry)
@@ -181,7 +193,7 @@ class Receiver:
         if entry.link:
             os.link(os.path.join(self._folders[entry.area], entry.link), path)
             return
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if entry.data is not None:
             self.bytes += len(entry.data)
             os.write(self._fd, entry.data)

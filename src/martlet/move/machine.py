@@ -135,7 +135,7 @@ def _source(seen: Evidence) -> Decision:
         return Decision(act=Act.GO_ON, why="no permit was given, so the target cannot have committed")
     if seen.refused:
         return Decision(act=Act.GO_ON, why="the target has journaled that it will not commit")
-    if seen.resumed:
+    if seen.resumed or seen.phase is Phase.RESUMED:
         return Decision(act=Act.DISCARD, why="the target has resumed the session")
     if seen.owner is None:
         return Decision(act=Act.ASK, why="the permit was given, and nobody has said what became of it")

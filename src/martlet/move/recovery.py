@@ -6,7 +6,9 @@ Running it twice changes nothing. It needs no mother; in doubt it needs the stor
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -162,14 +164,13 @@ def _wait(context: Context, book: Journal, error: Unreachable) -> None:
 
 def _resume(context: Context, book: Journal, place: Place) -> None:
     """Committed: let the copy run. criu may still wait for its dead agent's answer; give it."""
-    workers = context.group(book.move).processes()
-    for pid in workers:
+    place.group.thaw()
+    for pid in criu.workers(place.group):
         criu.answer_for(pid)
-    _until_gone(context, book)
+    _until_gone(place)
     places.open_port(place)
     outward = packet.packet_socket_in(place.net, INNER_LINK)
     outward.send(packet.arp_announcement(place.spec.mac, place.spec.address))
-    place.group.thaw()
     outward.close()
     _clear(context, book)
     if book.phase is Phase.PERMITTED:
@@ -179,12 +180,13 @@ def _resume(context: Context, book: Journal, place: Place) -> None:
     _close(context, book, Phase.DONE, "committed; resumed by recovery")
 
 
-def _until_gone(context: Context, book: Journal) -> None:
+def _until_gone(place: Place) -> None:
     """Wait until criu has let the session's tasks go; a criu that does not is killed, which lets them go too."""
     until = time.monotonic() + CRIU_LEAVES_S
-    while context.group(book.move).processes() and time.monotonic() < until:
+    while criu.workers(place.group) and time.monotonic() < until:
         time.sleep(0.01)
-    context.group(book.move).kill()
+    for pid in criu.workers(place.group):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _refuse(context: Context, book: Journal, place: Place, why: str) -> None:

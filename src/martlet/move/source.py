@@ -19,6 +19,7 @@ from martlet.kernel import criu, descriptor, namespace
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts, Reason
 from martlet.move import check, files, journal, messages, settlement
+from martlet.move.ahead import SendAhead
 from martlet.move.context import Context
 from martlet.move.hold import Frame, Hold, Way
 from martlet.move.machine import Phase, Side
@@ -155,6 +156,9 @@ class _Move:
         self._hold.prepare()
         undo.callback(self._hold.close)
         undo.callback(self._go_on)
+        self._sender = files.Sender(self._channel)
+        self._ahead = SendAhead(self._sender, self._images)
+        undo.callback(self._ahead.stop)
         self._criu = undo.enter_context(Criu(Identity(uid=place.spec.uid, gid=place.spec.gid), group))
         self._init = place.init_pid()
         if self._init is None:
@@ -187,6 +191,7 @@ class _Move:
         if not self._hold.shut():
             raise ToolFailed("a connection to the session was never accepted, and such cannot be carried")
         assert self._init is not None
+        self._ahead.start()
         self._criu.dump(
             pid=self._init,
             images=self._images,
@@ -195,10 +200,9 @@ class _Move:
             notified=self._notified,
         )
         self._timer.lap(Phase.FROZEN)
-        sender = files.Sender(self._channel)
-        sender.send_tree(Area.IMAGES, self._images, skip_suffix=".log")
-        sender.send_tree(Area.PRIVATE, place.private)
-        sender.flush()
+        self._ahead.finish()
+        self._sender.send_tree(Area.PRIVATE, place.private)
+        self._sender.flush()
         self._channel.send(Kind.COMPLETE)
         self._timer.lap("sent")
 

@@ -209,10 +209,7 @@ class _Incoming:
 
     def _notified(self, what: str, _pid: int) -> bool:
         """criu ignores the answer to `pre-resume`: to stop there, kill before answering."""
-        if what == "setup-namespaces":
-            # The session's tasks inherit its cgroup from criu; criu itself must be outside when that is frozen.
-            self._group.attach_to_freezer(self._criu.pid)
-        elif what == "pre-resume":
+        if what == "pre-resume":
             self._lap("restored")
             try:
                 self._commit()
@@ -224,7 +221,10 @@ class _Incoming:
         return True
 
     def _commit(self) -> None:
-        """The one point of no return: owner = this node, epoch + 1, on the permit's revision."""
+        """The one point of no return: owner = this node, epoch + 1, on the permit's revision.
+
+        The cgroup is frozen meanwhile, criu in it: should criu die now, the copy that it lets go still does not run.
+        """
         self._place.group.hold_frozen()
         if not self._permitted.wait(PERMIT_S) or self._given_up.is_set() or self._permit is None:
             raise Refused("the source gave no permit")

@@ -101,6 +101,7 @@ async def start(place: Place) -> None:
     pid = await runc.create(box, bundle=bundle, state=state)
     place.group.attach(pid)
     await anyio.to_thread.run_sync(places.open_port, place)
+    await anyio.to_thread.run_sync(places.announce, place)
     await runc.release(box, state=state)
     for folder in (bundle, state):
         await anyio.to_thread.run_sync(shutil.rmtree, folder)

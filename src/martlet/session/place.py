@@ -10,6 +10,7 @@ The same for a session that is born here and for one that moves in. Starts no pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ import msgspec
 
 from martlet.config import Config
 from martlet.errors import ToolFailed
-from martlet.kernel import bridge, cgroup, link, namespace, proc
+from martlet.kernel import bridge, cgroup, link, namespace, packet, proc
 from martlet.kernel.namespace import Mount, Namespace
 from martlet.model import SessionSpec
 
@@ -216,6 +217,12 @@ def open_port(place: Place) -> None:
     """Let frames pass, and point the session's MAC at its port."""
     bridge.point_mac(place.spec.mac, port=place.port)
     bridge.set_port_state(place.port, bridge.PortState.OPEN)
+
+
+def announce(place: Place) -> None:
+    """Say on the LAN where the session's address is; switches may have learnt another place from its last holder."""
+    with contextlib.closing(packet.packet_socket_in(place.net, INNER_LINK)) as outward:
+        outward.send(packet.arp_announcement(place.spec.mac, place.spec.address))
 
 
 def _folder(path: Path, mode: int, *, owner: SessionSpec | None = None) -> None:
