@@ -65,6 +65,14 @@ class Unreachable(MartletError):
     """The other side (bus, agent, mother) did not answer in time. What was asked may or may not be done."""
 
 
+class NobodyThere(Unreachable):
+    """Nobody serves what was asked for: it is certain that nothing was done."""
+
+
+class TooSlow(Unreachable):
+    """The order was sent and no answer came in time: it may be done or under way."""
+
+
 class ToolFailed(MartletError):
     """A program or kernel interface failed. `tail` is the end of what it wrote to stderr or its log."""
 

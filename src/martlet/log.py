@@ -19,5 +19,6 @@ def setup(*, level: str | None = None) -> None:
         datefmt="%H:%M:%S",
         force=True,
     )
-    for noisy in ("nats", "pyroute2", "asyncio"):
+    for noisy in ("nats", "pyroute2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every TLS connection that ends

@@ -116,4 +116,5 @@ def keep_logs(name: str, test: str) -> None:
     """Copy the logs of every machine of a lab to `test-logs/TEST/`."""
     for folder in (BULK / name).glob("*/upper/var/log/martlet"):
         target = LOGS / test.replace("/", "_") / folder.relative_to(BULK / name).parts[0]
+        shutil.rmtree(target, ignore_errors=True)  # an earlier run's
         shutil.copytree(folder, target, symlinks=True, dirs_exist_ok=True)

@@ -19,14 +19,13 @@ from martlet.bus.names import SERVER_IDENTITY
 from martlet.config import Bus, Config, Node, Tls
 
 IDENTITIES = ("admin", "agent.n1", "agent.n2", "mother.n1", "mother.n2")
-IMAGES = Path("/var/cache/martlet/images")
+BUILT = Path("/var/cache/martlet/images/node/current/rootfs/usr/sbin/nats-server")
 
 
 def find_server() -> str:
-    """The nats-server to test with: `MARTLET_NATS_SERVER`, PATH, or the one in a built node image."""
-    named = os.environ.get("MARTLET_NATS_SERVER") or shutil.which("nats-server")
-    found = named or next((str(path) for path in sorted(IMAGES.glob("*/**/usr/sbin/nats-server"))), None)
-    if not found:
+    """The nats-server to test with: `MARTLET_NATS_SERVER`, PATH, or the one in the built node image."""
+    found = os.environ.get("MARTLET_NATS_SERVER") or shutil.which("nats-server") or str(BUILT)
+    if not Path(found).is_file():
         raise RuntimeError("no nats-server: build the node image, or name one in MARTLET_NATS_SERVER")
     return found
 

@@ -18,7 +18,7 @@ from martlet.bus.lease import LeaseRecord
 from martlet.bus.memory import Broker
 from martlet.bus.names import LEADER_KEY, LEASE_S, Bucket, Role, agent_subject, identity, presence_key
 from martlet.bus.orders import AgentVerb, Order, SessionOrder
-from martlet.errors import Conflict, MartletError, NotFound, Refused, Unreachable
+from martlet.errors import Conflict, MartletError, NobodyThere, NotFound, Refused, TooSlow, Unreachable
 from martlet.model import Event, Ownership, Reason
 
 pytestmark = [pytest.mark.anyio, pytest.mark.kernel]
@@ -233,13 +233,16 @@ class TestOrders:
 
         async with cluster.join(Role.MOTHER, "n1") as mother:
             begun = time.monotonic()
-            with pytest.raises(Unreachable):
+            with pytest.raises(NobodyThere):
                 await mother.ask(agent_subject("n9", AgentVerb.STOP), None, NOTHING, 30)
+            with pytest.raises(NobodyThere):
+                await mother.tell(agent_subject("n9", AgentVerb.STOP), None)
             assert time.monotonic() - begun < 1
             await bus.serve(agent_subject("n1", AgentVerb.STOP), NOTHING, silent)
             await anyio.sleep(0.05)
-            with pytest.raises(Unreachable):
+            with pytest.raises(TooSlow):
                 await mother.ask(agent_subject("n1", AgentVerb.STOP), None, NOTHING, 0.2)
+            await mother.tell(agent_subject("n1", AgentVerb.STOP), None)
 
     async def test_stopped_service_answers_no_more(self, bus: Bus, cluster: Cluster) -> None:
         async def fine(_body: None, _order: Order) -> None:

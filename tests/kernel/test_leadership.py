@@ -130,13 +130,20 @@ def test_commands(nats_server: NatsServer, start_mother: Callable[[str], Mother]
     nobody = martlet(nats_server, "session", "list", "--output", "json")
     assert nobody.returncode == 1
     assert json.loads(nobody.stdout)["reasons"][0]["code"] == "no_mother"
+    assert martlet(nats_server, "migrate", "x", "--no-wait").returncode == 1
     start_mother("n1")
     wait_for("mother.n1", nats_server, deadline_s=10)
     assert json.loads(answered(nats_server, "session", "list", "--output", "json").stdout) == []
     refused = martlet(nats_server, "session", "start", "--output", "json")
     assert refused.returncode == 3
     assert json.loads(refused.stdout)["reasons"][0]["code"] == "no_nodes"
-    for words in (["session", "show", "x"], ["kill", "x:1"], ["migrate", "x"], ["session", "why", "x"]):
+    for words in (
+        ["migrate", "x", "--no-wait"],
+        ["session", "show", "x"],
+        ["kill", "x:1"],
+        ["migrate", "x"],
+        ["session", "why", "x"],
+    ):
         assert martlet(nats_server, *words).returncode == 4
     events = json.loads(martlet(nats_server, "events", "--output", "json").stdout)
     assert [event["kind"] for event in events] == ["mother_leads"]

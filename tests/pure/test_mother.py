@@ -25,6 +25,7 @@ from martlet.bus.orders import (
     SessionOrder,
     StartOrder,
 )
+from martlet.bus.transport import Subscription
 from martlet.errors import NotFound, Refused, Unreachable
 from martlet.model import (
     ImageRef,
@@ -72,6 +73,7 @@ class PaperAgent:
     pressure_pct: float = 0.0
     terms: list[int] = field(default_factory=list)
     killed: list[KillOrder] = field(default_factory=list)
+    served: list[Subscription] = field(default_factory=list)
 
     async def join(self, *, state: NodeState = NodeState.UP) -> None:
         shapes = {
@@ -85,7 +87,7 @@ class PaperAgent:
             AgentVerb.LOG: LogOrder,
         }
         for verb, shape in shapes.items():
-            await self.bus.serve(agent_subject(self.name, verb), shape, getattr(self, verb))
+            self.served.append(await self.bus.serve(agent_subject(self.name, verb), shape, getattr(self, verb)))
         facts = NodeFacts(
             node=self.name,
             address="10.77.0.11",
@@ -228,6 +230,11 @@ async def test_start_goes_on_to_the_next_node_that_takes_it(bus: Bus, agents: di
     with pytest.raises(Refused) as caught:
         await start(bus)
     assert [reason.code for reason in caught.value.reasons] == ["no_address"] * 3
+
+
+async def test_start_passes_by_a_node_whose_agent_has_just_died(bus: Bus, agents: dict[str, PaperAgent]) -> None:
+    await agents["n1"].served[0].stop()
+    assert (await start(bus)).node == "n2"
 
 
 async def test_start_on_a_node_that_is_not_up_is_refused(bus: Bus, agents: dict[str, PaperAgent]) -> None:

@@ -11,8 +11,8 @@ from martlet.bus import server
 from martlet.bus.memory import matches
 from martlet.cli import kill, man
 from martlet.cli.doctor import criu, version
-from martlet.cli.main import COMMANDS, run, wanted_output
-from martlet.cli.output import Output, human_bytes, outside
+from martlet.cli.main import COMMANDS, martlet, run, wanted_output
+from martlet.cli.output import Output, human_bytes, one_line, outside
 from martlet.errors import UsageError
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts
 
@@ -23,6 +23,10 @@ from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts
 )
 def test_human_bytes(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+def test_cells_are_harmless() -> None:
+    assert one_line("a\nb \x1b[31mred\u202e") == "a b ·[31mred·"
 
 
 def test_move_report_says_from() -> None:
@@ -61,8 +65,8 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_manual_pages(tmp_path: object) -> None:
     import click
 
-    context = click.Context(man.martlet, info_name="martlet")
-    pages = dict(man.pages(man.martlet, context))
+    context = click.Context(martlet, info_name="martlet")
+    pages = dict(man.pages(martlet, context))
     assert "\\fB\\-\\-to NODE\\fR" in pages["martlet-migrate.1"]
 
 

@@ -171,6 +171,8 @@ class Agent:
     def _make_folders(self) -> None:
         for folder in (self._config.paths.run / "sessions", self._config.paths.run / "moves", self.context.journals):
             folder.mkdir(parents=True, exist_ok=True)
+        self.context.sessions_group.create()
+        self.context.moves_group.create()
 
 
 async def _forever(_: int) -> None:

@@ -5,6 +5,7 @@ Carries bodies; knows no verb. Errors of the other side arrive as the exceptions
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from martlet.bus.orders import Answer, Order
 from martlet.bus.store import Table
 from martlet.bus.transport import ALL_LOGS, Message, Subscription, Transport
 from martlet.config import Config
-from martlet.errors import BY_EXIT, Exit, MartletError, Unreachable
+from martlet.errors import BY_EXIT, Exit, MartletError, TooSlow, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ Handler = Callable[[B, Order], Awaitable[object]]
 
 ASK_DEADLINE_S = 10.0
 ENSURE_RETRY_S = 1.0
+TAKEN_S = 0.3
+"""An order that was not refused within this time has been taken."""
 
 
 class Bus:
@@ -51,16 +54,21 @@ class Bus:
 
         Raises:
             MartletError: the subclass that the other side raised, with its reasons.
-            Unreachable: nobody serves `subject` (at once), or no answer within `deadline_s`.
+            NobodyThere: nobody serves `subject` (at once). TooSlow: no answer within `deadline_s`.
+            Unreachable: both of these, or no connection.
         """
         order = Order(body=msgspec.Raw(msgspec.json.encode(body)), term=term, sender=self.who)
         raw = await self._transport.request(subject, msgspec.json.encode(order), deadline_s=deadline_s)
         return _opened(raw, answer)
 
     async def tell(self, subject: str, body: object) -> None:
-        """Send an order and wait for no answer. Raises Unreachable without a connection."""
-        order = Order(body=msgspec.Raw(msgspec.json.encode(body)), sender=self.who)
-        await self._transport.publish(subject, msgspec.json.encode(order))
+        """Send an order and wait only long enough to know that somebody took it.
+
+        Raises:
+            MartletError: it was answered with an error at once. NobodyThere: nobody serves `subject`.
+        """
+        with contextlib.suppress(TooSlow):
+            await self.ask(subject, body, object, TAKEN_S)
 
     async def serve(self, subject: str, body: type[B], handler: Handler[B]) -> Subscription:
         """Answer the orders on `subject` with `handler`, each in a task of its own, until the result is stopped."""

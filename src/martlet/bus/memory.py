@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from martlet.bus.names import changed_subject
 from martlet.bus.transport import Entry, Log, Message, Transport
-from martlet.errors import Conflict, Unreachable
+from martlet.errors import Conflict, NobodyThere, TooSlow, Unreachable
 
 
 @dataclass(slots=True, eq=False)
@@ -58,11 +58,11 @@ class Broker(Transport):
         waiting = await self.subscribe(inbox, settle)
         try:
             if not self._send(Message(subject=subject, data=data, reply=inbox)):
-                raise Unreachable(f"nobody on the bus answers '{subject}'")
+                raise NobodyThere(f"nobody on the bus answers '{subject}'")
             async with asyncio.timeout(deadline_s):
                 return await answer
         except TimeoutError as error:
-            raise Unreachable(f"no answer to '{subject}' within {deadline_s:g} s") from error
+            raise TooSlow(f"no answer to '{subject}' within {deadline_s:g} s") from error
         finally:
             await waiting.stop()
 

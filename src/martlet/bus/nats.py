@@ -24,7 +24,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from martlet.bus.names import SERVER_IDENTITY, changed_subject, inbox_prefix
 from martlet.bus.transport import STORE_DEADLINE_S, Entry, Log, Message, Subscription, Transport
 from martlet.config import Config, Tls
-from martlet.errors import Conflict, MartletError, Unreachable, UsageError
+from martlet.errors import Conflict, MartletError, NobodyThere, TooSlow, Unreachable, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -300,9 +300,9 @@ def _refused(what: str, error: _ApiError) -> Unreachable:
 def _mapped(error: Exception, subject: str, *, deadline_s: float) -> MartletError:
     match error:
         case nats_errors.NoRespondersError():
-            return Unreachable(f"nobody on the bus answers '{subject}'")
+            return NobodyThere(f"nobody on the bus answers '{subject}'")
         case nats_errors.TimeoutError():
-            return Unreachable(f"no answer to '{subject}' within {deadline_s:g} s")
+            return TooSlow(f"no answer to '{subject}' within {deadline_s:g} s")
         case nats_errors.OutboundBufferLimitError():
             return Unreachable(f"no connection to the bus for '{subject}'")
         case nats_errors.MaxPayloadError():

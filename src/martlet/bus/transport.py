@@ -61,7 +61,7 @@ class Transport(Protocol):
         """Wait until this connection can never work again."""
 
     async def request(self, subject: str, data: bytes, *, deadline_s: float) -> bytes:
-        """Send and wait for one answer. Raises Unreachable at once when nobody serves `subject`."""
+        """Send and wait for one answer. Raises NobodyThere at once when nobody serves `subject`, else TooSlow."""
 
     async def publish(self, subject: str, data: bytes) -> None:
         """Send without an answer; nothing is kept for later while there is no connection."""

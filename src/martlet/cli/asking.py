@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from martlet.bus.names import mother_subject
@@ -27,8 +29,15 @@ async def ask_mother(
     Raises:
         Unreachable: none leads, or it did not answer in time.
     """
-    try:
+    with no_mother_explained():
         return await bus.ask(mother_subject(verb), body, answer, deadline_s)
+
+
+@contextmanager
+def no_mother_explained() -> Iterator[None]:
+    """Say in an Unreachable what it means and what to do."""
+    try:
+        yield
     except Unreachable as error:
         hint = "'martlet doctor' says what is missing; a new mother leads within seconds when one is there"
         reason = Reason(code="no_mother", text="no mother leads the cluster, or it is too busy to answer", hint=hint)
@@ -47,10 +56,11 @@ def ask(
 
 
 def tell(cluster: str | None, verb: MotherVerb, body: object) -> None:
-    """Send the mother an order and wait for nothing."""
+    """Send the mother an order, and wait only until it is taken or refused."""
 
     async def once(bus: Bus) -> None:
-        await bus.tell(mother_subject(verb), body)
+        with no_mother_explained():
+            await bus.tell(mother_subject(verb), body)
 
     clusters.call(cluster, once)
 

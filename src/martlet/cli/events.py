@@ -9,7 +9,7 @@ import msgspec
 
 from martlet.cli import cluster as clusters
 from martlet.cli.cluster import cluster_option
-from martlet.cli.output import Column, Output, output_option, outside, show_list
+from martlet.cli.output import Column, Output, one_line, output_option, outside, show_list
 from martlet.model import Event
 
 if TYPE_CHECKING:
@@ -58,4 +58,4 @@ def line(event: Event, output: Output) -> str:
     """An event as one line."""
     if output is Output.JSON:
         return msgspec.json.encode(outside(event)).decode()
-    return "  ".join(column.cell(event) for column in COLUMNS)
+    return "  ".join(one_line(column.cell(event)) for column in COLUMNS)

@@ -66,7 +66,7 @@ def show_one(item: object, columns: Sequence[Column], output: Output) -> None:
         return
     width = max(len(column.title) for column in columns)
     for column in columns:
-        click.echo(f"{column.title.ljust(width)}  {column.cell(item)}".rstrip())
+        click.echo(f"{column.title.ljust(width)}  {one_line(column.cell(item))}".rstrip())
 
 
 def print_json(value: object) -> None:
@@ -89,7 +89,7 @@ def print_table(items: Iterable[object], columns: Sequence[Column]) -> None:
     for column in columns:
         table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True)
     for item in items:
-        table.add_row(*(Text(column.cell(item)) for column in columns))
+        table.add_row(*(Text(one_line(column.cell(item))) for column in columns))
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     Console(width=width, highlight=False).print(table)
 
@@ -106,6 +106,11 @@ def show_failure(error: MartletError, output: Output) -> None:
 def reason_line(reason: Reason) -> str:
     """A reason as one line: what, and what to do about it."""
     return f"{reason.text} ({reason.hint})" if reason.hint else reason.text
+
+
+def one_line(text: str) -> str:
+    """`text` on one line and harmless to a terminal: a session's command line may hold anything."""
+    return "".join(letter if letter.isprintable() else "\N{MIDDLE DOT}" for letter in " ".join(text.split()))
 
 
 def human_bytes(count: float) -> str:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,13 +222,14 @@ def workers(group: Group) -> list[int]:
     return found
 
 
-def answer_for(criu_pid: int) -> bool:
-    """Tell a criu that waits for its dead agent's answers to go on with success; False where it has no such socket.
+def answer_for(criu_pid: int, *, success: bool) -> bool:
+    """Give a criu whose agent has died its answers; False where it has no such socket.
 
     It holds the agent's end of the RPC socket itself: take that and write answers into it, enough for the
     notifications that are left. The other end is written to as well (the two look the same); nobody reads that.
+    With `success` off, a dump lets the session go on unharmed, which killing criu in the middle might not.
     """
-    message = _rpc().criu_req(type=_rpc().NOTIFY, notify_success=True).SerializeToString()
+    message = _rpc().criu_req(type=_rpc().NOTIFY, notify_success=success).SerializeToString()
     told = False
     for end in descriptor.sockets_of(criu_pid):
         with end, contextlib.suppress(OSError):
@@ -236,6 +238,23 @@ def answer_for(criu_pid: int) -> bool:
                     end.send(message, socket.MSG_DONTWAIT)
                 told = True
     return told
+
+
+def dismiss(group: Group, *, success: bool, deadline_s: float) -> None:
+    """End the criu processes of a group whose agent has died: by answers first, by SIGKILL after the deadline."""
+    for pid in workers(group):
+        if not answer_for(pid, success=success):
+            _kill(pid)
+    until = time.monotonic() + deadline_s
+    while workers(group) and time.monotonic() < until:
+        time.sleep(0.005)
+    for pid in workers(group):
+        _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _output(*argv: str, check: bool = True) -> str:
@@ -251,6 +270,7 @@ def _output(*argv: str, check: bool = True) -> str:
 
 def _rpc() -> Any:
     """The bindings of rpc.proto: generated code, so without types; loaded when first needed."""
-    from pycriu import rpc
+    from pycriu import images, rpc
 
+    assert images  # loaded now too, for `criu_images` in the freeze
     return rpc

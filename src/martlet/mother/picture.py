@@ -56,7 +56,10 @@ def session_state(record: SessionRecord, load: SessionLoad | None, *, owner_pres
 
 
 def session_view(picture: Picture, record: SessionRecord) -> SessionView:
-    """One session: the store's record joined with its owner's last report; zeros before the first report."""
+    """One session: the store's record joined with its owner's last report.
+
+    Before the first report the figures are zero, and a running session counts as movable: all are born so.
+    """
     spec = record.spec
     owner = picture.owners.get(spec.id)
     load = last_load(picture, spec.id)
@@ -72,7 +75,7 @@ def session_view(picture: Picture, record: SessionRecord) -> SessionView:
         cpu_pct=load.cpu_pct if load else 0.0,
         processes=load.processes if load else 0,
         started_at=record.started_at,
-        movable=load.movable if load else False,
+        movable=load.movable if load else record.state is SessionState.RUNNING,
         image=spec.image.name,
         command=shlex.join(spec.argv),
         display_access=spec.display_access,

@@ -29,7 +29,7 @@ from martlet.bus.orders import (
     SessionOrder,
     StartOrder,
 )
-from martlet.errors import MartletError, NotFound, Refused
+from martlet.errors import MartletError, NobodyThere, NotFound, Refused
 from martlet.model import (
     Movability,
     MoveReport,
@@ -80,8 +80,8 @@ class Mother:
         for node in self._start_nodes(request):
             try:
                 return await self._start_on(node, StartOrder(id=session, request=replace(request, node=node)))
-            except Refused as error:
-                logger.info("start %s: %s refused: %s", session, node, error.message)
+            except (Refused, NobodyThere) as error:
+                logger.info("start %s: not on %s: %s", session, node, error.message)
                 refusals += error.reasons or (Reason(code="refused", text=f"{node}: {error.message}"),)
         raise Refused("no node takes the session", reasons=refusals)
 
@@ -170,7 +170,8 @@ class Mother:
         if views.node_state(self._watcher.picture(), node) is NodeState.DOWN:
             return NodeVerdict(name=node, ok=False, reasons=(_down(node),))
         try:
-            order = AdmitOrder(session=session, source=source)
+            load = views.last_load(self._watcher.picture(), session)
+            order = AdmitOrder(session=session, source=source, memory_bytes=load.memory_bytes if load else 0)
             return await self._order(node, AgentVerb.ADMIT, order, NodeVerdict, ASK_DEADLINE_S)
         except MartletError as error:
             reasons = error.reasons or (Reason(code="no_answer", text=f"{node}: {error.message}"),)

@@ -62,7 +62,15 @@ class Context:
 
     def group(self, move: str) -> Group:
         """The cgroup of a move: what works for it dies with it."""
-        return self.hierarchies.group(f"{self.config.sessions.cgroup}-moves").child(move)
+        return self.moves_group.child(move)
+
+    @property
+    def sessions_group(self) -> Group:
+        return self.hierarchies.group(self.config.sessions.cgroup)
+
+    @property
+    def moves_group(self) -> Group:
+        return self.hierarchies.group(f"{self.config.sessions.cgroup}-moves")
 
     def place(self, spec: SessionSpec) -> Place:
         return Place(spec=spec, config=self.config, hierarchies=self.hierarchies)

@@ -71,11 +71,16 @@ class Journal:
         self.phase = phase
         self.revision = max(self.revision, revision)
 
-    def jump(self, phase: Phase, *, why: str) -> None:
-        """Close a cut move: from any phase to `done` or `abandoned`."""
+    def close(self, phase: Phase, *, why: str) -> None:
+        """Close a move, from any phase, to `done` or `abandoned`. The journal stays until `forget`."""
         assert phase in machine.CLOSED
         append(self.path, Entry(phase=phase, why=why), sync=True)
         self.phase = phase
+
+    def forget(self) -> None:
+        """Remove the journal of a closed move that nobody will ask about any more."""
+        assert not self.is_open
+        self.path.unlink(missing_ok=True)
 
 
 def begin(folder: Path, side: Side, first: Entry) -> Journal:
@@ -119,12 +124,12 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 
 def _forget_old(folder: Path) -> None:
-    """Keep the newest closed journals, for the other side's questions and for people; drop the rest."""
+    """Keep the newest closed journals, for a source that was away, and the newest logs of failures; drop the rest."""
     closed = [journal.path for journal in read_all(folder) if not journal.is_open]
-    closed.sort(key=lambda path: path.stat().st_mtime)
-    for path in closed[:-KEPT_CLOSED]:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".criu.log").unlink(missing_ok=True)
+    for paths in (closed, list(folder.glob("*.criu.log"))):
+        paths.sort(key=lambda path: path.stat().st_mtime)
+        for path in paths[:-KEPT_CLOSED]:
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,9 +6,7 @@ Running it twice changes nothing. It needs no mother; in doubt it needs the stor
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +25,10 @@ from martlet.session.place import INNER_LINK, Place
 logger = logging.getLogger(__name__)
 
 RETRY_S = 0.5
-CRIU_LEAVES_S = 5.0
+RESUME_S = 5.0
+DUMP_S = 60.0
+"""How long a dump that was cut is given to end by itself: killed while its code is inside a task, criu may take the
+session with it."""
 
 
 def open_journals(context: Context) -> Iterator[Journal]:
@@ -63,6 +64,7 @@ def _recover_source(context: Context, book: Journal) -> None:
         places.destroy(place)
         _close(context, book, Phase.DONE, "the session runs at the target")
         return
+    criu.dismiss(context.group(book.move), success=False, deadline_s=DUMP_S)
     _clear(context, book)
     go_on(place)
     _close(context, book, Phase.ABANDONED, "the session goes on here")
@@ -165,9 +167,7 @@ def _wait(context: Context, book: Journal, error: Unreachable) -> None:
 def _resume(context: Context, book: Journal, place: Place) -> None:
     """Committed: let the copy run. criu may still wait for its dead agent's answer; give it."""
     place.group.thaw()
-    for pid in criu.workers(place.group):
-        criu.answer_for(pid)
-    _until_gone(place)
+    criu.dismiss(place.group, success=True, deadline_s=RESUME_S)
     places.open_port(place)
     outward = packet.packet_socket_in(place.net, INNER_LINK)
     outward.send(packet.arp_announcement(place.spec.mac, place.spec.address))
@@ -178,15 +178,6 @@ def _resume(context: Context, book: Journal, place: Place) -> None:
     book.write(Phase.RESUMED)
     context.arrived(book.spec.id, book.first.epoch + 1)
     _close(context, book, Phase.DONE, "committed; resumed by recovery")
-
-
-def _until_gone(place: Place) -> None:
-    """Wait until criu has let the session's tasks go; a criu that does not is killed, which lets them go too."""
-    until = time.monotonic() + CRIU_LEAVES_S
-    while criu.workers(place.group) and time.monotonic() < until:
-        time.sleep(0.01)
-    for pid in criu.workers(place.group):
-        os.kill(pid, signal.SIGKILL)
 
 
 def _refuse(context: Context, book: Journal, place: Place, why: str) -> None:
@@ -205,6 +196,8 @@ def _clear(context: Context, book: Journal) -> None:
 
 
 def _close(context: Context, book: Journal, phase: Phase, why: str) -> None:
-    book.jump(phase, why=why)
+    book.close(phase, why=why)
+    if book.side is Side.SOURCE:
+        book.forget()
     text = f"a cut move of {book.spec.id} was recovered: {why}"
     context.tell(event("recovered", text, session=book.spec.id, node=context.me, move=book.move))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from martlet import wire
 from martlet.errors import MartletError, Refused, ToolFailed, Unreachable
-from martlet.kernel import criu, descriptor, namespace
+from martlet.kernel import criu, criu_images, descriptor, namespace
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts, Reason
 from martlet.move import check, files, journal, messages, settlement
@@ -136,7 +136,7 @@ class _Move:
         logger.warning("move %s: %s", self._order.move, error)
         criu.keep_log(self._context.images(self._order.move), self._book.path.with_suffix(".criu.log"))
         self._undo.close()
-        self._book.jump(Phase.ABANDONED, why=error.message)
+        self._close(Phase.ABANDONED, error.message)
         return self._report(MoveOutcome.STAYED, error)
 
     def _prepare(self) -> None:
@@ -200,6 +200,7 @@ class _Move:
             notified=self._notified,
         )
         self._timer.lap(Phase.FROZEN)
+        criu_images.mend_timers(self._images)
         self._ahead.finish()
         self._sender.send_tree(Area.PRIVATE, place.private)
         self._sender.flush()
@@ -237,10 +238,13 @@ class _Move:
         """The target said no, or fell silent, after the permit: only the store, or the target's word, decides now."""
         logger.warning("move %s, after the permit: %s", self._order.move, error)
         refused = isinstance(error, Refused)
-        self._channel.close()
+        if not refused:
+            self._channel.close()
         if settlement.settle_source(self._context, self._book, refused=refused) is settlement.Runs.HERE:
+            self._go_on()
+            self._close(Phase.ABANDONED, error.message)
+            self._say_goodbye()
             self._kept.close()
-            self._book.jump(Phase.ABANDONED, why=error.message)
             return self._report(MoveOutcome.STAYED, error)
         self._let_go()
         return self._report(MoveOutcome.MOVED)
@@ -250,14 +254,19 @@ class _Move:
         self._gone = True
         places.destroy(self._place)
         time.sleep(LATE_S)
+        self._hold.close()
+        self._close(Phase.DONE, "the session runs at the target")
         self._say_goodbye()
         self._kept.close()
         self._timer.lap(Phase.DONE)
-        self._book.jump(Phase.DONE, why="the session runs at the target")
+
+    def _close(self, phase: Phase, why: str) -> None:
+        """Nobody asks a source what became of a move, so its journal goes with it."""
+        self._book.close(phase, why=why)
+        self._book.forget()
 
     def _say_goodbye(self) -> None:
-        """Wait until the target has freed what it had for the move, so that the report means that it is over."""
-        self._hold.close()
+        """Tell the target that it will not be asked, and wait until it has freed what it had for the move."""
         with contextlib.suppress(MartletError):
             self._channel.send(Kind.GOODBYE)
             self._expect(Kind.GOODBYE, deadline_s=GOODBYE_S)
@@ -268,6 +277,7 @@ class _Move:
     def _go_on(self) -> None:
         """End the freeze here: sockets out of repair, frames replayed, port open, processes thawed."""
         if self._is_shut and not self._gone:
+            self._is_shut = False
             descriptor.end_tcp_repair(self._place.group.processes())
             self._hold.reopen()
             self._place.group.thaw()

@@ -78,12 +78,12 @@ def take_in(context: Context, channel: Channel) -> None:
 
 
 def answer(context: Context, channel: Channel) -> None:
-    """Say what became of a move here. One that was never heard of is refused now, so that it never can be."""
+    """Say what became of a move here; of one that this node does not know it can say nothing."""
     _, payload = channel.receive()
     move = wire.decode(payload, messages.Ask).move
     book = journal.find(context.journals, move, Side.TARGET)
     verdict = messages.Verdict(
-        refused=book is None or book.phase is Phase.ABANDONED,
+        refused=book is not None and book.phase is Phase.ABANDONED,
         resumed=book is not None and book.phase in (Phase.RESUMED, Phase.DONE),
     )
     channel.send_value(Kind.VERDICT, verdict)
@@ -103,6 +103,7 @@ class _Incoming:
         self._landing: Landing | None = None
         self._failure: MartletError | None = None
         self._phases_ms: dict[str, float] = {}
+        self._may_be_asked = False
 
     def run(self) -> None:
         self._book = journal.begin(
@@ -124,12 +125,15 @@ class _Incoming:
                 self._receive()
                 restoring = threading.Thread(target=self._restore, name=f"restore-{self._prepare.spec.id}")
                 restoring.start()
+                self._may_be_asked = True
                 self._listen(restoring)
                 restoring.join()
                 if self._failure is not None:
                     raise self._failure
             except MartletError as error:
                 self._refuse(error)
+        if not self._may_be_asked and not self._book.is_open:
+            self._book.forget()
 
     def _build(self, undo: ExitStack) -> None:
         place = self._place
@@ -173,6 +177,7 @@ class _Incoming:
             while True:
                 kind, payload = self._channel.receive(deadline_s=STREAM_S)
                 if kind == Kind.GOODBYE:
+                    self._may_be_asked = False
                     return
                 if kind == Kind.PERMIT:
                     self._permit = wire.decode(payload, messages.Permit)
@@ -273,7 +278,7 @@ class _Incoming:
         self._place.group.kill()
         self._group.kill()
         places.destroy(self._place)
-        self._book.jump(Phase.ABANDONED, why=error.message)
+        self._book.close(Phase.ABANDONED, why=error.message)
         reasons = error.reasons or (Reason(code="restore_failed", text=error.message),)
         with suppress(MartletError):
             self._channel.send_value(Kind.REFUSED, messages.Refused(text=error.message, reasons=reasons))
