@@ -39,7 +39,8 @@ class Lab:
 
     def martlet(self, *arguments: str) -> Any:
         """`martlet ARGUMENTS --output json`, its answer parsed. Raises CommandFailed."""
-        done = martlet(*arguments, "--output", "json", lab=self.name)
+        own = arguments.index("--") if "--" in arguments else len(arguments)
+        done = martlet(*arguments[:own], "--output", "json", *arguments[own:], lab=self.name)
         if done.returncode != 0:
             raise CommandFailed(arguments, done)
         return json.loads(done.stdout or "null")
