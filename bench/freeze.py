@@ -48,6 +48,8 @@ from martlet.model import MoveMode
 RESULTS = CHECKOUT / "bench" / "results"
 PORT = "7000"
 IDLE_S = 30
+WIDTH = 120
+"""Columns of the table in a pipe or a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +230,10 @@ def main() -> int:
         hints = "".join(f"\n  {one.text}; {one.hint}" for one in getattr(error, "reasons", ()))
         errors.print(f"The measurement failed: {error}{hints}", markup=False, highlight=False)
         return 1
-    Console().print(table(results))
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table(results))
     path = save(results, moves=options.moves, mode=options.mode)
-    Console().print(f"{path}\n{path.with_suffix('.png')}", soft_wrap=True, highlight=False)
+    console.print(f"{path}\n{path.with_suffix('.png')}", soft_wrap=True, highlight=False)
     return 0
 
 

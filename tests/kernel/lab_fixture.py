@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cluster import with_json
 from martlet.errors import Exit
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -39,8 +40,7 @@ class Lab:
 
     def martlet(self, *arguments: str) -> Any:
         """`martlet ARGUMENTS --output json`, its answer parsed. Raises CommandFailed."""
-        own = arguments.index("--") if "--" in arguments else len(arguments)
-        done = martlet(*arguments[:own], "--output", "json", *arguments[own:], lab=self.name)
+        done = martlet(*with_json(arguments), lab=self.name)
         if done.returncode != 0:
             raise CommandFailed(arguments, done)
         return json.loads(done.stdout or "null")

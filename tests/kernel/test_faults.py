@@ -71,7 +71,7 @@ CASES = [
 ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(90)
 @pytest.mark.parametrize(("kill", "side", "moment", "runs"), CASES)
 def test_killed_in_the_middle(
     lab: Lab, kill: Callable[[str, str], Callable[[], None]], side: Side, moment: Moment, runs: str
@@ -79,7 +79,7 @@ def test_killed_in_the_middle(
     nodes = node_names(lab)
     source, target = nodes[0], nodes[1]
     install_programs(lab, source)
-    before = {node: listing(lab, node) for node in nodes}
+    before = {node: seen(lab, node) for node in nodes}
     with ExitStack() as stack:
         argv = session_argv("everything", "--connect", f"{client_address(lab)}:{LISTEN}")
         started = stack.enter_context(session(lab, "--node", source, "--", *argv))
@@ -101,7 +101,13 @@ def test_killed_in_the_middle(
         assert lab.martlet("migrate", started["id"], "--to", again)["outcome"] == "moved"
         assert complaints(after, status(client, "again")) == []
     time.sleep(1)
-    assert {node: left_behind(before[node], listing(lab, node)) for node in nodes} == {node: [] for node in nodes}
+    assert {node: left_behind(before[node], seen(lab, node)) for node in nodes} == {node: [] for node in nodes}
+
+
+def seen(lab: Lab, node: str) -> dict[str, list[str]]:
+    """What there is on a node, but for the record of a move that was cut, which is kept and bounded."""
+    found = listing(lab, node)
+    return found | {"files": [path for path in found["files"] if "/var/lib/martlet/moves/" not in path]}
 
 
 def order(lab: Lab, session_id: str, target: str) -> None:

@@ -10,7 +10,7 @@ import click
 from martlet.bus.orders import MigrateOrder, MotherVerb
 from martlet.cli.asking import ORDER_DEADLINE_S, ask, tell
 from martlet.cli.cluster import cluster_option
-from martlet.cli.output import Column, Output, human_bytes, output_option, print_json, reason_line, show_one
+from martlet.cli.output import Column, Output, human_bytes, output_option, outside, print_json, reason_line, show_one
 from martlet.errors import Exit
 from martlet.model import MoveMode, MoveOutcome, MoveReport
 
@@ -61,7 +61,8 @@ def command(*, session: str, to: str, mode: str, no_wait: bool, output: Output, 
 def show(report: MoveReport, output: Output) -> None:
     """Print how the move went, and on stderr why when it did not."""
     if output is Output.JSON:
-        print_json(report)
+        extra = {} if report.outcome is MoveOutcome.MOVED else {"error": f"{report.session} {report.outcome}"}
+        print_json({**outside(report), **extra})
         return
     show_one(report, DETAILS, output)
     for reason in report.reasons:

@@ -29,7 +29,7 @@ from martlet.bus.orders import (
     SessionOrder,
     StartOrder,
 )
-from martlet.errors import MartletError, NobodyThere, NotFound, Refused
+from martlet.errors import MartletError, NobodyThere, NotFound, Refused, Unreachable
 from martlet.model import (
     Movability,
     MoveReport,
@@ -58,6 +58,11 @@ MOVE_DEADLINE_S = 1500.0
 ASK_DEADLINE_S = 10.0
 SETTLE_S = 5.0
 """How long a session counts as pending after it has started: until its node's load shows it."""
+AGENT_ENDED = Reason(
+    code="agent_ended",
+    text="its agent ended, or could not be reached, before it answered; what it was doing is settled when it is back",
+    hint="'martlet session list' shows what became of it",
+)
 ID_FIRST = "abcdefghjkmnpqrstuvwxyz"
 ID_REST = ID_FIRST + "23456789"
 
@@ -209,7 +214,29 @@ class Mother:
             raise Refused(f"session {session} cannot move to {target}", reasons=reasons)
 
     async def _order(self, node: str, verb: AgentVerb, body: object, answer: type[A], deadline_s: float) -> A:
-        return await self._bus.ask(agent_subject(node, verb), body, answer, deadline_s, term=self._term)
+        """The agent's answer.
+
+        Raises:
+            MartletError: what the agent raised. Unreachable: no answer, or it ended with the order in its hands.
+        """
+        got: A | MartletError = Unreachable(
+            f"the agent of {node} ended in the middle of '{verb}'", reasons=[AGENT_ENDED]
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cancel_when_gone, node, tasks.cancel_scope)
+            try:
+                got = await self._bus.ask(agent_subject(node, verb), body, answer, deadline_s, term=self._term)
+            except MartletError as error:
+                got = error
+            finally:
+                tasks.cancel_scope.cancel()
+        if isinstance(got, MartletError):
+            raise got
+        return got
+
+    async def _cancel_when_gone(self, node: str, scope: anyio.CancelScope) -> None:
+        await self._watcher.until_gone(node)
+        scope.cancel()
 
     @contextmanager
     def _on_its_way(self, node: str) -> Iterator[None]:

@@ -48,6 +48,13 @@ class Watcher:
         self._loads: dict[str, NodeLoad] = {}
         self._seen: dict[str, float] = {}
         self._present: frozenset[str] = frozenset()
+        self._lives: dict[str, str] = {}
+
+    async def until_gone(self, node: str) -> None:
+        """Return when the agent that serves `node` now has ended, or has lost its lease. Noticed within seconds."""
+        life = self._lives.get(node)
+        while node in self._present and self._lives.get(node) == life:
+            await anyio.sleep(PRESENCE_POLL_S / 2)
 
     def picture(self) -> Picture:
         """The cluster as it is known at this moment."""
@@ -91,11 +98,13 @@ class Watcher:
     async def _poll_presence(self) -> None:
         while True:
             try:
-                found = holders(await self._leases.all(), prefix=presence_key(""))
+                leases = await self._leases.all()
+                found = holders(leases, prefix=presence_key(""))
             except Unreachable as error:
                 logger.warning("presence unknown: %s", error)
                 self._seen = dict.fromkeys(self._seen, time.monotonic())
             else:
+                self._lives |= {name: leases[presence_key(name)].token for name in found}
                 await self._judge(found)
             await anyio.sleep(PRESENCE_POLL_S)
 
