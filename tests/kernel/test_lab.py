@@ -156,6 +156,16 @@ def test_links_have_the_speed_that_was_asked_for(limited: Lab) -> None:
     assert 30 < mbit < 60
 
 
+def test_a_lab_that_has_just_come_up_takes_sessions() -> None:
+    name = f"test-{os.getpid()}-e"
+    try:
+        fresh = start(name, "--nodes", "1")
+        found = fresh.martlet("session", "start", "--image", "base", "--", "sleep", "60")
+        assert found["state"] == "running"
+    finally:
+        end(name)
+
+
 def test_processor_time_is_limited_for_sessions_alone(limited: Lab) -> None:
     def quota(group: str) -> str:
         files = f"cd /sys/fs/cgroup; cat cpu/{group}/cpu.cfs_quota_us || cat {group}/cpu.max"

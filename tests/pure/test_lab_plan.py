@@ -136,15 +136,16 @@ def test_a_machines_build_survives_the_way_to_its_process() -> None:
     assert msgspec.json.decode(raw, type=Build, dec_hook=machine.decode_path) == build
 
 
-def test_missing_nodes_are_those_not_up() -> None:
-    lab = LabState(plan=plan.make("a", nodes=3), state=State.STARTING, pids={})
-    views = [view("node1", NodeState.UP), view("node2", NodeState.DOWN)]
-    assert missing(lab, views) == ("node2", "node3")
+def test_missing_nodes_are_those_that_take_no_sessions_yet() -> None:
+    lab = LabState(plan=plan.make("a", nodes=4), state=State.STARTING, pids={})
+    silent = view("node4", NodeState.UP, memory_free_bytes=0)
+    views = [view("node1", NodeState.UP), view("node2", NodeState.DOWN), silent]
+    assert missing(lab, views) == ("node2", "node3", "node4")
 
 
-def view(name: str, state: NodeState) -> NodeView:
+def view(name: str, state: NodeState, *, memory_free_bytes: int = 1) -> NodeView:
     return NodeView(
-        name=name, state=state, address="", cores=1, cpu_pct=0, memory_bytes=0, memory_free_bytes=0,
+        name=name, state=state, address="", cores=1, cpu_pct=0, memory_bytes=0, memory_free_bytes=memory_free_bytes,
         pressure=Pressure(), sessions=0,
     )  # fmt: skip
 

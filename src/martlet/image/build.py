@@ -19,6 +19,7 @@ from pathlib import Path
 from martlet import process
 from martlet.errors import NotFound, Refused, ToolFailed
 from martlet.image import layout, manifest, recipe, sources, store
+from martlet.kernel import namespace
 from martlet.model import Reason
 
 Report = Callable[[str], None]
@@ -155,7 +156,11 @@ async def _follow(log: Path, prefix: str, report: Report) -> None:
 
 
 def _clear(folder: Path, cache: Path) -> None:
-    """Remove a build's folder; whole packages that an interrupted build fetched are kept for the next one."""
+    """Remove a build's folder; whole packages that an interrupted build fetched are kept for the next one.
+
+    What a killed mmdebstrap left mounted there (the host's `/dev`, `/sys`) is unmounted first, never deleted into.
+    """
+    namespace.unmount_below(folder)
     cache.mkdir(parents=True, exist_ok=True)
     for package in (folder / "rootfs" / ARCHIVES).glob("*.deb"):
         with contextlib.suppress(FileExistsError):

@@ -27,8 +27,8 @@ def wait(lab: LabState, *, report: Callable[[str], None]) -> None:
 
 
 def missing(lab: LabState, views: Iterable[NodeView]) -> tuple[str, ...]:
-    """The nodes of `lab` that are not up yet."""
-    present = {view.name for view in views if view.state is NodeState.UP}
+    """The nodes of `lab` that take no sessions yet: not up, or up without a first report of their load (all zeros)."""
+    present = {view.name for view in views if view.state is NodeState.UP and view.memory_free_bytes > 0}
     return tuple(name for name in lab.nodes if name not in present)
 
 
