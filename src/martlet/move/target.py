@@ -43,6 +43,7 @@ def admit(context: Context, wanted: check.Wanted) -> NodeVerdict:
         state=context.state(),
         free_bytes=context.hierarchies.memory().free_bytes,
         has_image=_has_image(context, spec),
+        has_criu=criu.is_installed(),
         has_session=(places.sessions_folder(context.config) / spec.id).exists(),
         uid=_uid(spec.user),
         has_home=os.path.isdir(spec.home),
