@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,10 +163,8 @@ def test_two_names_of_one_file_stay_one_file(folders: tuple[Path, Path]) -> None
 def test_extended_attributes_arrive(folders: tuple[Path, Path]) -> None:
     source, target = folders
     (source / "file").touch()
-    try:
+    with suppress(OSError):  # where the file system has none, none can be lost
         os.setxattr(source / "file", "user.note", b"\0kept")
-    except OSError as error:
-        assert attributes(os.fsencode(source / "file")) == [], error  # none here, so none can be lost
     carried(source, target)
     assert seen(target) == seen(source)
 
