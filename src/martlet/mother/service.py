@@ -219,24 +219,13 @@ class Mother:
         Raises:
             MartletError: what the agent raised. Unreachable: no answer, or it ended with the order in its hands.
         """
-        got: A | MartletError = Unreachable(
-            f"the agent of {node} ended in the middle of '{verb}'", reasons=[AGENT_ENDED]
-        )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._cancel_when_gone, node, tasks.cancel_scope)
-            try:
-                got = await self._bus.ask(agent_subject(node, verb), body, answer, deadline_s, term=self._term)
-            except MartletError as error:
-                got = error
-            finally:
-                tasks.cancel_scope.cancel()
-        if isinstance(got, MartletError):
-            raise got
-        return got
 
-    async def _cancel_when_gone(self, node: str, scope: anyio.CancelScope) -> None:
-        await self._watcher.until_gone(node)
-        scope.cancel()
+        async def gone() -> MartletError:
+            await self._watcher.until_gone(node)
+            return Unreachable(f"the agent of {node} ended in the middle of '{verb}'", reasons=[AGENT_ENDED])
+
+        ask = self._bus.ask(agent_subject(node, verb), body, answer, deadline_s, term=self._term)
+        return await self._bus.ask_while(gone, ask)
 
     @contextmanager
     def _on_its_way(self, node: str) -> Iterator[None]:
