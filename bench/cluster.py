@@ -35,7 +35,9 @@ ORDER_DEADLINE_S = 300.0
 class Lab(Protocol):
     """What is asked of a lab; `Cluster` is one."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name, for `--cluster`."""
 
     def martlet(self, *args: str) -> Any:
         """Run `martlet ARGS --output json` and return the parsed answer."""

@@ -100,6 +100,10 @@ class Channel:
             raise ToolFailed(f"damaged stream from {self.peer}: wrong checksum of a frame of {length} bytes")
         return kind, payload
 
+    def fileno(self) -> int:
+        """The connection's descriptor, to wait with others; readable says nothing of whole frames."""
+        return self._stream.fileno()
+
     def close(self) -> None:
         """Break the connection; a thread that waits in it is woken with Unreachable."""
         with contextlib.suppress(OSError):

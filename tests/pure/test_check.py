@@ -52,6 +52,7 @@ HOST = Host(
     free_bytes=ENOUGH_BYTES,
     has_image=True,
     has_session=False,
+    has_criu=True,
     uid=2001,
     has_home=True,
 )

@@ -133,7 +133,7 @@ class Agent:
 
     async def _report(self) -> None:
         """Each second: clear away what has ended, sample, publish."""
-        sampler = Sampler(self.context.me, self._facts.cores)
+        sampler = Sampler(self.context.me, self._facts.cores, self.context.hierarchies)
         while True:
             await anyio.sleep(SAMPLE_S)
             try:

@@ -10,16 +10,19 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
-import tempfile
 import termios
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from martlet import wire
-from martlet.errors import MartletError, NotFound, Unreachable
+from martlet.errors import MartletError, NotFound, Refused, Unreachable
+from martlet.kernel import seccomp
+from martlet.model import Reason
 from martlet.process import missing
 from martlet.session import launch
 from martlet.session.place import Place
@@ -29,8 +32,14 @@ from martlet.wire import Channel
 CHUNK_BYTES = 64 * 1024
 IDLE_S = 7 * 86400.0
 GRACE_S = 2.0
+STEP_S = 0.05
 ENTER = ("--mount", "--uts", "--ipc", "--net", "--pid", "--time")
 RIGHTS = ("--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all")
+FILTER = "--seccomp-filter"
+SETPRIV = "usr/bin/setpriv"
+JOIN = 'filter=$1; shift; while [ "$1" != -- ]; do echo $$ >"$1" || exit; shift; done; shift; exec "$@" 9<"$filter"'
+"""Joins the groups whose files are named up to `--`, and opens the filter of system calls as descriptor 9."""
+LEAVE = 'exec "$@" 9<&-'
 
 
 def serve(channel: Channel, find: Callable[[str], Place]) -> None:
@@ -46,55 +55,78 @@ def serve(channel: Channel, find: Callable[[str], Place]) -> None:
     running.relay()
 
 
-def arguments(place: Place, init: int, wanted: Exec, lock: str) -> list[str]:
+def arguments(place: Place, init: int, wanted: Exec, filter_path: str) -> list[str]:
     """The command line that becomes the program.
 
-    `flock` waits until we have put it into the session's cgroup, and then becomes `nsenter`, which enters the
-    session's namespaces, and `setpriv`, which gives up every right.
+    A shell puts itself into the session's cgroup and becomes `nsenter`, which enters the session's namespaces, and
+    there `setpriv`, which gives up every right and takes the session's filter of system calls.
     """
     spec = place.spec
     terminal = ["setsid", "--ctty"] if wanted.size is not None else []
+    groups = [str(folder / "cgroup.procs") for folder in place.group.folders()]
     return [
-        "flock", "--no-fork", lock, *terminal,
+        "sh", "-c", JOIN, "sh", filter_path, *groups, "--", *terminal,
         "nsenter", f"--target={init}", *ENTER, "--",
-        "setpriv", f"--reuid={spec.uid}", f"--regid={spec.gid}", *RIGHTS,
-        "env", f"--chdir={spec.home}", *wanted.argv,
+        "setpriv", f"--reuid={spec.uid}", f"--regid={spec.gid}", *RIGHTS, FILTER, "/proc/self/fd/9",
+        "sh", "-c", LEAVE, "sh", "env", f"--chdir={spec.home}", *wanted.argv,
     ]  # fmt: skip
 
 
+def need_filtering(place: Place) -> None:
+    """Refuse to go into a session whose image's setpriv, which acts inside, cannot set a filter of system calls."""
+    try:
+        program = (place.root / SETPRIV).read_bytes()
+    except OSError:
+        program = b""
+    if FILTER.removeprefix("--").encode() not in program:
+        name = place.spec.image.name
+        text = f"the image {name} has no setpriv that knows {FILTER}"
+        reason = Reason(code="no_filter", text=text, hint="build it with util-linux 2.41 or later (Debian 13)")
+        raise Refused(f"nothing can be run inside the session {place.spec.id} from outside", reasons=[reason])
+
+
+@contextlib.contextmanager
+def filter_file() -> Iterator[str]:
+    """The path of a file in memory that holds the filter of system calls."""
+    with os.fdopen(os.memfd_create("filter", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+        file.write(seccomp.program())
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
 class _Running:
-    """One program. Made running."""
+    """One program. Made running, by `relay` carried to its end."""
 
     def __init__(self, place: Place, wanted: Exec, channel: Channel) -> None:
         init = place.init_pid()
         if init is None:
             raise NotFound(f"the session {place.spec.id} has no process to go beside")
+        need_filtering(place)
         self._channel = channel
         self._outputs: dict[Kind, int] = {}
-        theirs = self._terminal(wanted.size) if wanted.size is not None else self._pipes()
         env = launch.environment(place.spec) | ({"TERM": wanted.term} if wanted.term else {})
-        try:
-            with tempfile.NamedTemporaryFile(dir=place.folder) as gate:
-                fcntl.flock(gate, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            self._filter = stack.enter_context(filter_file())
+            theirs = self._terminal(wanted.size) if wanted.size is not None else self._pipes()
+            try:
                 self._process = subprocess.Popen(
-                    arguments(place, init, wanted, gate.name),
+                    arguments(place, init, wanted, self._filter),
                     stdin=theirs[0], stdout=theirs[1], stderr=theirs[2], env=env, start_new_session=wanted.size is None,
                 )  # fmt: skip
-                place.group.attach(self._process.pid)
-                fcntl.flock(gate, fcntl.LOCK_UN)
-        except FileNotFoundError as error:
-            raise missing("flock") from error
-        finally:
-            for fd in set(theirs):
-                os.close(fd)
+            except FileNotFoundError as error:
+                raise missing("sh") from error
+            finally:
+                for fd in set(theirs):
+                    os.close(fd)
+            self._open = stack.pop_all()
 
     def relay(self) -> None:
-        """Carry bytes both ways until the program ends."""
+        """Carry bytes both ways until the program ends. Each thread closes what it reads or writes."""
         readers = [threading.Thread(target=self._send_output, args=item) for item in self._outputs.items()]
         for reader in readers:
             reader.start()
         threading.Thread(target=self._take_input, daemon=True).start()
-        code = self._process.wait()
+        with self._open:
+            code = self._process.wait()
         for reader in readers:
             reader.join(GRACE_S)
         with contextlib.suppress(MartletError):
@@ -107,8 +139,8 @@ class _Running:
         return stdin, stdout, stderr
 
     def _terminal(self, size: Size) -> tuple[int, int, int]:
-        ours, theirs = pty.openpty()
-        self._input = self._outputs[Kind.STDOUT] = ours
+        self._outputs[Kind.STDOUT], theirs = pty.openpty()
+        self._input = os.dup(self._outputs[Kind.STDOUT])
         self._resize(size)
         return theirs, theirs, theirs
 
@@ -123,27 +155,54 @@ class _Running:
             return
         except MartletError:
             self._end()
+        finally:
+            os.close(fd)
 
     def _take_input(self) -> None:
-        try:
+        """Pass on what the caller sends, until he goes; what the program no longer takes is dropped."""
+        open_ = contextlib.ExitStack()
+        open_.callback(os.close, self._input)
+        taken = True
+        with contextlib.suppress(MartletError), open_:
             while True:
                 kind, payload = self._channel.receive(deadline_s=IDLE_S)
-                if kind == Kind.STDIN:
-                    os.write(self._input, payload)
-                elif kind == Kind.STDIN_END:
-                    os.close(self._input)
-                elif kind == Kind.RESIZE:
-                    self._resize(wire.decode(payload, Size))
-        except Unreachable:
-            self._end()
-        except OSError:
-            return
+                try:
+                    if kind == Kind.STDIN and taken:
+                        self._put(payload)
+                    elif kind == Kind.STDIN_END:
+                        open_.close()
+                        taken = False
+                    elif kind == Kind.RESIZE and taken:
+                        self._resize(wire.decode(payload, Size))
+                except OSError:
+                    taken = False
+        self._end()
+
+    def _put(self, data: memoryview) -> None:
+        """Write `data` in pieces that do not block, so that a caller who goes meanwhile is noticed.
+
+        Raises:
+            Unreachable: the caller has gone. OSError: the program takes no more.
+        """
+        poller = select.poll()
+        poller.register(self._input, select.POLLOUT)
+        poller.register(self._channel.fileno(), select.POLLRDHUP)
+        while data:
+            ready = dict(poller.poll())
+            if self._input not in ready:
+                raise Unreachable(f"{self._channel.peer} has gone")
+            data = data[os.write(self._input, data[: select.PIPE_BUF]) :]
 
     def _end(self) -> None:
-        """The caller has gone: so does what he ran."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGHUP)
-            try:
-                self._process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        """The caller has gone: so does what he ran, all of its process group."""
+        if self._process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGHUP)
+            until = time.monotonic() + GRACE_S
+            while time.monotonic() < until:
+                time.sleep(STEP_S)
+                os.killpg(self._process.pid, 0)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.poll() is None:  # it was not yet a group of its own
+            self._process.kill()

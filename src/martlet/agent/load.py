@@ -27,8 +27,9 @@ class _Usage:
 class Sampler:
     """Samples one node. `sample` is synchronous and takes a millisecond or two per session."""
 
-    def __init__(self, node: str, cores: float) -> None:
+    def __init__(self, node: str, cores: float, hierarchies: cgroup.Hierarchies) -> None:
         self._node = node
+        self._hierarchies = hierarchies
         self._cores = cores
         self._last = _Usage(at=time.monotonic(), cpu_s=_busy_s())
         self._sessions: dict[str, _Usage] = {}
@@ -39,7 +40,7 @@ class Sampler:
         usage = _Usage(at=time.monotonic(), cpu_s=_busy_s())
         cpu_pct = _share_pct(self._last, usage) / self._cores
         self._last = usage
-        memory = _memory()
+        memory = self._hierarchies.memory()
         self._sessions = {
             place.spec.id: self._sessions[place.spec.id] for place, _, _ in owned if place.spec.id in self._sessions
         }
@@ -47,8 +48,8 @@ class Sampler:
             node=self._node,
             at=now(),
             cpu_pct=round(cpu_pct, 1),
-            memory_bytes=memory.get("MemTotal", 0),
-            memory_free_bytes=memory.get("MemAvailable", 0),
+            memory_bytes=memory.total_bytes,
+            memory_free_bytes=memory.free_bytes,
             pressure=pressure(),
             sessions=tuple(self._session(place, epoch, state) for place, epoch, state in owned),
         )
@@ -94,11 +95,6 @@ def _busy_s() -> float:
     ticks = [int(part) for part in _read("/proc/stat").split("\n", 1)[0].split()[1:9]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks) - idle) / 100.0
-
-
-def _memory() -> dict[str, int]:
-    lines = _read("/proc/meminfo").splitlines()[:3]
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 
 
 def _read(path: str) -> str:

@@ -114,8 +114,7 @@ class Orders:
 
     async def why(self, order: SessionOrder) -> Movability:
         place = self._registry.find(order.session)
-        seen, init = await anyio.to_thread.run_sync(inspect.look, place)
-        reasons = inspect.blockers(seen, init)
+        reasons = await anyio.to_thread.run_sync(source.objections, self._context, place)
         return Movability(session=order.session, movable=not reasons, reasons=tuple(reasons))
 
     async def admit(self, order: AdmitOrder) -> NodeVerdict:

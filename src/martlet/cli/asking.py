@@ -12,7 +12,7 @@ from martlet.bus.lease import LeaseRecord
 from martlet.bus.names import LEADER_KEY, Bucket, mother_subject
 from martlet.bus.orders import MotherVerb
 from martlet.cli import cluster as clusters
-from martlet.errors import NotFound, Unreachable
+from martlet.errors import MartletError, NotFound, Unreachable
 from martlet.model import Reason, SessionView
 
 if TYPE_CHECKING:
@@ -39,8 +39,13 @@ async def ask_mother(
     Raises:
         Unreachable: none leads, or it did not answer in time.
     """
+
+    async def gone() -> MartletError:
+        await until_replaced(bus)
+        return MartletError("the mother that had the order leads no more", reasons=[MOTHER_GONE])
+
     with no_mother_explained():
-        return await bus.ask(mother_subject(verb), body, answer, deadline_s)
+        return await bus.ask_while(gone, bus.ask(mother_subject(verb), body, answer, deadline_s))
 
 
 @contextmanager

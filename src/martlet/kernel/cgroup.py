@@ -21,6 +21,10 @@ ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices", "blkio", "cpuset", "systemd")
 NEEDED_V2 = ("cpu", "memory", "pids")
 PERIOD_USEC = 100_000
+MEMINFO = Path("/proc/meminfo")
+V1_MEMORY = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2_MEMORY = ("memory.max", "memory.current", "inactive_file")
+"""The files of limit and usage, and the line of memory.stat with what is only cached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,14 @@ class Limits:
     memory_bytes: int | None = None
     processes: int | None = None
     cpus: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a machine has, and what new programs could still take."""
+
+    total_bytes: int
+    free_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +68,25 @@ class Hierarchies:
 
     def group(self, name: str) -> Group:
         return Group(name=name.strip("/"), hierarchies=self)
+
+    def memory(self) -> Memory:
+        """This machine's memory: the kernel's, or less where the root that we see is itself a group with a limit."""
+        lines = dict(line.split(":", 1) for line in _read_text(MEMINFO).splitlines())
+        total, free = (int(lines.get(key, "0").split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+        limit, used = self._root_memory()
+        if limit is None:
+            return Memory(total_bytes=total, free_bytes=free)
+        return Memory(total_bytes=min(total, limit), free_bytes=max(0, min(free, limit - used)))
+
+    def _root_memory(self) -> tuple[int | None, int]:
+        """The limit of the root group, None without one, and what is used of it and cannot be dropped at once."""
+        folder = self.v1.get("memory", self.unified)
+        limit, usage, cache = V1_MEMORY if "memory" in self.v1 else V2_MEMORY
+        text = _read_text(folder / limit).strip()
+        if not text.isdigit():
+            return None, 0
+        stat = dict(line.split(" ", 1) for line in _read_text(folder / "memory.stat").splitlines())
+        return int(text), int(_read_text(folder / usage) or 0) - int(stat.get(cache, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

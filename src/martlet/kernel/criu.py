@@ -21,7 +21,7 @@ from typing import Any
 from martlet.errors import ToolFailed
 from martlet.kernel import descriptor
 from martlet.kernel.cgroup import Group
-from martlet.process import environment, missing
+from martlet.process import PATH, environment, missing
 
 LOG = "criu.log"
 LOG_LEVEL = int(os.environ.get("MARTLET_CRIU_LOG_LEVEL", "1"))
@@ -60,6 +60,8 @@ class Criu:
         Raises:
             ToolFailed: criu or setpriv is not installed.
         """
+        if not is_installed():
+            raise missing("criu")
         _rpc()  # loaded now rather than in the freeze
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = (theirs.fileno(), self._ours.fileno(), *pass_fds)
@@ -176,6 +178,11 @@ class Criu:
         answer = _rpc().criu_resp()
         answer.ParseFromString(data)
         return answer
+
+
+def is_installed() -> bool:
+    """Whether criu is there now; it may have come or gone since `version` was asked."""
+    return shutil.which("criu", path=PATH) is not None
 
 
 def version() -> str:

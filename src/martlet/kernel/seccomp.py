@@ -1,4 +1,4 @@
-"""The system calls that a session may not make, so that it can move: the one table, rendered for runc.
+"""The system calls that a session may not make, so that it can move: the one table, for runc and as a filter.
 
 Source: the rules of the sessions that were tried (nested namespaces, io_uring, userfaultfd, keyrings and the like
 cannot be dumped, memfd_secret and landlock would be lost silently), and docker's default profile for the rest.
@@ -6,7 +6,12 @@ cannot be dumped, memfd_secret and landlock would be lost silently), and docker'
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import Any
+
+from martlet.errors import ToolFailed
+from martlet.model import Reason
 
 EPERM, ENOSYS, EINVAL = 1, 38, 22
 PR_SET_CHILD_SUBREAPER = 36
@@ -42,6 +47,42 @@ def profile() -> dict[str, Any]:
             _pretend("prctl", {"index": 0, "value": PR_SET_CHILD_SUBREAPER, "op": "SCMP_CMP_EQ"}),
         ],
     }
+
+
+@functools.cache
+def program() -> bytes:
+    """The same as a program for seccomp(2), SECCOMP_SET_MODE_FILTER. Compiled when first asked for.
+
+    Raises:
+        ToolFailed: Debian's python3-seccomp is not installed.
+    """
+    try:
+        import seccomp  # not before it is needed: an idle agent does without
+    except ImportError as error:
+        reason = Reason(
+            code="tool_missing",
+            text="the bindings of libseccomp are not installed on the node",
+            hint="install the package 'python3-seccomp' there",
+        )
+        raise ToolFailed("the filter of system calls cannot be made", reasons=[reason]) from error
+    filter_ = seccomp.SyscallFilter(seccomp.ALLOW)
+    for architecture in (seccomp.Arch.X86_64, seccomp.Arch.X86, seccomp.Arch.X32):
+        if not filter_.exist_arch(architecture):
+            filter_.add_arch(architecture)
+    for rule in profile()["syscalls"]:
+        conditions = [_condition(seccomp, condition) for condition in rule["args"]]
+        for name in rule["names"]:
+            filter_.add_rule(seccomp.ERRNO(rule["errnoRet"]), name, *conditions)
+    with os.fdopen(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b") as file:
+        filter_.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def _condition(seccomp: Any, condition: dict[str, Any]) -> Any:
+    if condition["op"] == "SCMP_CMP_MASKED_EQ":
+        return seccomp.Arg(condition["index"], seccomp.MASKED_EQ, condition["value"], condition["valueTwo"])
+    return seccomp.Arg(condition["index"], seccomp.EQ, condition["value"])
 
 
 def _refuse(names: list[str], error: int, *conditions: dict[str, Any]) -> dict[str, Any]:

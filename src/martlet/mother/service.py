@@ -5,6 +5,7 @@ Decides with `policy` and `picture`; orders the agents; touches no node itself.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections import Counter
@@ -70,11 +71,10 @@ ID_REST = ID_FIRST + "23456789"
 class Mother:
     """The verbs of a mother that leads with `term`."""
 
-    def __init__(self, bus: Bus, watcher: Watcher, *, term: int, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, bus: Bus, watcher: Watcher, *, term: int) -> None:
         self._bus = bus
         self._watcher = watcher
         self._term = term
-        self._tasks = tasks
         self._pending: Counter[str] = Counter()
 
     async def start(self, request: StartRequest, _: Order) -> SessionView:
@@ -234,10 +234,9 @@ class Mother:
         try:
             yield
         finally:
-            self._tasks.start_soon(self._forget_pending, node)
+            asyncio.get_running_loop().call_later(SETTLE_S, self._forget_pending, node)
 
-    async def _forget_pending(self, node: str) -> None:
-        await anyio.sleep(SETTLE_S)
+    def _forget_pending(self, node: str) -> None:
         self._pending[node] -= 1
 
 

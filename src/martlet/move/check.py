@@ -34,6 +34,7 @@ class Host:
     free_bytes: int
     has_image: bool
     has_session: bool
+    has_criu: bool
     uid: int | None
     has_home: bool
 
@@ -41,7 +42,7 @@ class Host:
 def objections(wanted: Wanted, host: Host) -> list[Reason]:
     """Every reason why `host` cannot take the session; empty when it can."""
     name, spec = host.facts.node, wanted.spec
-    reasons = [*host.facts.faults]
+    reasons = faults_now(host.facts, has_criu=host.has_criu)
     if host.state is not NodeState.UP:
         hint = f"'martlet node return {name}' lets it take sessions again"
         reasons.append(Reason(code="node_not_up", text=f"{name} is {host.state}", hint=hint))
@@ -93,11 +94,22 @@ def _machine(source: NodeFacts, target: NodeFacts) -> list[Reason]:
 def faults_of(*, criu: str, kernel: str, node: str) -> list[Reason]:
     """What makes a node unfit for any move: criu missing, or too old for its kernel."""
     if not criu:
-        return [Reason(code="criu_missing", text=f"criu is not installed on {node}", hint="install the package 'criu'")]
+        return [_criu_missing(node)]
     if version_of(kernel)[:2] >= NEW_KERNEL and version_of(criu)[:2] < CRIU_FOR_NEW_KERNELS:
         text = f"criu {criu} on {node} cannot save sockets on kernel {kernel}"
         return [Reason(code="criu_too_old", text=text, hint="install criu 4.2 or later")]
     return []
+
+
+def faults_now(facts: NodeFacts, *, has_criu: bool) -> list[Reason]:
+    """The faults that a node's agent found at its start, and that criu is gone since, if it is."""
+    gone = [] if has_criu or not facts.criu else [_criu_missing(facts.node)]
+    return [*facts.faults, *gone]
+
+
+def _criu_missing(node: str) -> Reason:
+    hint = "install the package 'criu' there and restart the agent"
+    return Reason(code="criu_missing", text=f"criu is not installed on {node}", hint=hint)
 
 
 def version_of(text: str) -> tuple[int, ...]:

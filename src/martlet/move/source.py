@@ -76,7 +76,7 @@ def move_out(context: Context, order: Outgoing) -> MoveReport:
     ownership, revision = context.owners.read(order.place.spec.id)
     if ownership.node != context.me:
         raise Refused(f"the session {order.place.spec.id} is owned by {ownership.node}, not by {context.me}")
-    reasons = mode_objections(order.mode) + inspect.blockers(*inspect.look(order.place))
+    reasons = mode_objections(order.mode) + objections(context, order.place)
     if reasons:
         raise Refused(f"the session {order.place.spec.id} cannot move now", reasons=reasons)
     book = journal.begin(
@@ -96,6 +96,12 @@ def move_out(context: Context, order: Outgoing) -> MoveReport:
         ),
     )
     return _Move(context, order, book).run()
+
+
+def objections(context: Context, place: Place) -> list[Reason]:
+    """Why a session cannot move away from here now; empty when it can."""
+    faults = check.faults_now(context.facts(), has_criu=criu.is_installed())
+    return faults + inspect.blockers(*inspect.look(place))
 
 
 def mode_objections(mode: MoveMode) -> list[Reason]:

@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 from martlet import wire
 from martlet.errors import Conflict, MartletError, NotFound, Refused, ToolFailed, Unreachable
@@ -42,8 +41,9 @@ def admit(context: Context, wanted: check.Wanted) -> NodeVerdict:
     host = check.Host(
         facts=context.facts(),
         state=context.state(),
-        free_bytes=_free_bytes(),
+        free_bytes=context.hierarchies.memory().free_bytes,
         has_image=_has_image(context, spec),
+        has_criu=criu.is_installed(),
         has_session=(places.sessions_folder(context.config) / spec.id).exists(),
         uid=_uid(spec.user),
         has_home=os.path.isdir(spec.home),
@@ -292,13 +292,6 @@ class _Incoming:
         now = time.monotonic()
         self._phases_ms[name] = round((now - self._began) * 1000, 2)
         self._began = now
-
-
-def _free_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _has_image(context: Context, spec: SessionSpec) -> bool:

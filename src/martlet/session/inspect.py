@@ -59,24 +59,45 @@ def blockers(seen: Sequence[Seen], init: int | None) -> list[Reason]:
     first = next((one for one in seen if one.task.host_pid == init), None)
     if first is None:
         return [Reason(code="no_init", text="its first process is not there", hint="the session is ending")]
-    members = {one.task.host_pid for one in seen}
+    strangers = brought_in(seen, first)
     leaders = {one.task.pid for one in seen}
-    reasons: list[Reason] = []
+    reasons = [_of_stranger(one) for one in strangers if one.namespaces == first.namespaces]
+    if strangers and not reasons:  # on their way in
+        reasons = [_of_stranger(one) for one in strangers]
     for one in seen:
-        reasons += _of_process(one, first, members, leaders)
+        if one not in strangers:
+            reasons += _of_process(one, first, leaders)
     return reasons
 
 
-def _of_process(one: Seen, first: Seen, members: set[int], leaders: set[int]) -> list[Reason]:
+def brought_in(seen: Sequence[Seen], first: Seen) -> list[Seen]:
+    """The processes that do not descend from the session's first one, those that carry them in from outside too."""
+    parents = {one.task.host_pid: one.task.parent for one in seen}
+
+    def descends(host_pid: int) -> bool:
+        while host_pid in parents and host_pid != first.task.host_pid:
+            host_pid = parents[host_pid]
+        return host_pid == first.task.host_pid
+
+    return [one for one in seen if not descends(one.task.host_pid)]
+
+
+def _of_stranger(one: Seen) -> Reason:
+    hint = "wait for it to end, or end it; what is to move must be started inside the session"
+    return Reason(code="exec_running", text=f"{_name(one.task)} was brought in by 'session exec'", hint=hint)
+
+
+def _name(task: Task) -> str:
+    return f"process {task.pid} ({task.command[:60]})"
+
+
+def _of_process(one: Seen, first: Seen, leaders: set[int]) -> list[Reason]:
     task = one.task
-    who = f"process {task.pid} ({task.command[:60]})"
+    who = _name(task)
     reasons: list[Reason] = []
     if task.tracer:
         reasons.append(Reason(code="traced", text=f"{who} is being traced", hint="end the debugger or strace"))
-    if task is not first.task and task.parent not in members:
-        hint = "wait for it to end, or end it; what is to move must be started inside the session"
-        reasons.append(Reason(code="exec_running", text=f"{who} was brought in by 'session exec'", hint=hint))
-    elif task.session_leader not in leaders and task.parent != first.task.host_pid:
+    if task.session_leader not in leaders and task.parent != first.task.host_pid:
         hint = "it is a job whose terminal's leader is gone; end it"
         reasons.append(
             Reason(code="leader_gone", text=f"{who} belongs to a terminal session without leader", hint=hint)
