@@ -111,13 +111,14 @@ def test_every_undumpable_thing_was_tried_above() -> None:
 
 def test_all_reasons_of_all_processes_at_once_with_what_to_do() -> None:
     worst = seen(
-        task(1003, 9, parent=1001, leader=9, tracer=77, state="D"),
+        task(1003, 9, parent=1001, leader=8, tracer=77, state="D"),
         namespaces=(99,) * len(NAMESPACES),
         descriptors=("/dev/kvm", "/dev/fuse"),
     )
-    reasons = blockers([FIRST, SHELL, worst, seen(task(1004, 10, parent=1001, leader=5, tracer=77))], INIT)
+    traced, stranger = seen(task(1004, 10, parent=1001, leader=5, tracer=77)), seen(task(1005, 11, parent=50, leader=11))
+    reasons = blockers([FIRST, SHELL, worst, traced, stranger], INIT)
     found = sorted(reason.code for reason in reasons)
-    wanted = ["traced", "uninterruptible", "nested_namespaces", "kvm", "fuse", "traced"]
+    wanted = ["traced", "traced", "exec_running", "leader_gone", "uninterruptible", "nested_namespaces", "kvm", "fuse"]
     assert found == sorted(wanted)
     assert all(reason.hint for reason in reasons)
-    assert "process 9 (program9)" in reasons[0].text
+    assert all(any(f"process {pid} (program{pid})" in reason.text for reason in reasons) for pid in (9, 10, 11))

@@ -88,7 +88,7 @@ class Mother:
             except (Refused, NobodyThere) as error:
                 logger.info("start %s: not on %s: %s", session, node, error.message)
                 refusals += error.reasons or (Reason(code="refused", text=f"{node}: {error.message}"),)
-        raise Refused("no node takes the session", reasons=refusals)
+        raise Refused("no node takes the session", reasons=each_once(refusals))
 
     async def stop(self, order: SessionOrder, _: Order) -> None:
         """Stop a session on its owner."""
@@ -168,7 +168,7 @@ class Mother:
             if verdict.ok:
                 return name
             refusals += verdict.reasons
-        raise Refused(f"no node takes session {session}", reasons=refusals)
+        raise Refused(f"no node takes session {session}", reasons=each_once(refusals))
 
     async def _verdict(self, node: str, session: str, source: str) -> NodeVerdict:
         """What `node` says to `session` as its target; not answering is a no with a reason."""
@@ -288,6 +288,11 @@ async def of_each(nodes: Iterable[str], call: Callable[[str], Awaitable[A]]) -> 
         for node in names:
             tasks.start_soon(run, node)
     return [results[node] for node in names]
+
+
+def each_once(reasons: Iterable[Reason]) -> list[Reason]:
+    """Reasons in their order; one that several nodes gave in the same words stands for all of them."""
+    return list(dict.fromkeys(reasons))
 
 
 def _down(node: str) -> Reason:
