@@ -129,12 +129,13 @@ def cut_log(place: Place, *, limit_bytes: int) -> None:
     with place.log.open("r+b") as file:
         file.seek(size - limit_bytes // 2)
         file.readline()
+        cut = file.tell()
         kept = file.read()
         file.truncate(0)
     with place.log.open("ab") as file:
         file.write(kept)
     dropped = _dropped(place)
-    dropped.write_text(str(read_dropped(place) + size - len(kept)))
+    dropped.write_text(str(read_dropped(place) + cut))
 
 
 def read_log(place: Place, *, offset: int, limit_bytes: int) -> tuple[str, int]:
