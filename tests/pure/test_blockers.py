@@ -115,7 +115,8 @@ def test_all_reasons_of_all_processes_at_once_with_what_to_do() -> None:
         namespaces=(99,) * len(NAMESPACES),
         descriptors=("/dev/kvm", "/dev/fuse"),
     )
-    traced, stranger = seen(task(1004, 10, parent=1001, leader=5, tracer=77)), seen(task(1005, 11, parent=50, leader=11))
+    traced = seen(task(1004, 10, parent=1001, leader=5, tracer=77))
+    stranger = seen(task(1005, 11, parent=50, leader=11))
     reasons = blockers([FIRST, SHELL, worst, traced, stranger], INIT)
     found = sorted(reason.code for reason in reasons)
     wanted = ["traced", "traced", "exec_running", "leader_gone", "uninterruptible", "nested_namespaces", "kvm", "fuse"]
