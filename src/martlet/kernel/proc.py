@@ -96,3 +96,40 @@ def descriptors(host_pid: int) -> list[str]:
             with contextlib.suppress(OSError):
                 found.append(os.readlink(entry.path))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """A lock on a file that a process holds; `device` is the file system's, as `os.stat` has it."""
+
+    host_pid: int
+    kind: str
+    device: int
+    inode: int
+
+
+def locks() -> list[Lock]:
+    """The file locks of processes that we can see (proc(5), /proc/locks); those of an open file have no process."""
+    return parse_locks((PROC / "locks").read_text())
+
+
+def parse_locks(text: str) -> list[Lock]:
+    """`1: POSIX  ADVISORY  WRITE 49 fe:00:2072636 0 EOF`; lines of waiters (`->`) are left out."""
+    found: list[Lock] = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) >= 6 and fields[1] != "->":
+            major, minor, inode = fields[5].split(":")
+            device = os.makedev(int(major, 16), int(minor, 16))
+            found.append(Lock(host_pid=int(fields[4]), kind=fields[1], device=device, inode=int(inode)))
+    return found
+
+
+def path_of(host_pid: int, inode: int) -> str:
+    """Under which path a process has a file open, by the file's inode number; empty when it has not."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(PROC / str(host_pid) / "fd"):
+            with contextlib.suppress(OSError):
+                if os.stat(entry.path).st_ino == inode:
+                    return os.readlink(entry.path)
+    return ""

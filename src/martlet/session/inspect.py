@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from martlet.kernel import proc
-from martlet.kernel.proc import Task
+from martlet.kernel.proc import Lock, Task
 from martlet.model import Reason
 from martlet.session.place import Place
 
@@ -33,19 +33,24 @@ UNDUMPABLE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One process as far as it matters for a move. `namespaces` holds inode numbers in the order of NAMESPACES."""
+    """One process as far as it matters for a move. `namespaces` holds inode numbers in the order of NAMESPACES,
+    `shared_locks` the files on shared storage on which it holds a lock."""
 
     task: Task
     namespaces: tuple[int, ...]
     descriptors: tuple[str, ...]
+    shared_locks: tuple[str, ...] = ()
 
 
 def look(place: Place) -> tuple[list[Seen], int | None]:
     """All processes of a session, and which of them is its first."""
     pids = place.group.processes()
+    homes = os.stat(place.config.paths.homes).st_dev
+    locks = [lock for lock in proc.locks() if lock.device == homes]
     seen = [
         Seen(
             task=task,
+            shared_locks=tuple(_locked_file(lock) for lock in locks if lock.host_pid == task.host_pid),
             namespaces=tuple(proc.namespace_inode(task.host_pid, kind) for kind in NAMESPACES),
             descriptors=tuple(proc.descriptors(task.host_pid)),
         )
@@ -82,6 +87,10 @@ def brought_in(seen: Sequence[Seen], first: Seen) -> list[Seen]:
     return [one for one in seen if not descends(one.task.host_pid)]
 
 
+def _locked_file(lock: Lock) -> str:
+    return proc.path_of(lock.host_pid, lock.inode) or f"the file {lock.inode} in a shared home"
+
+
 def _of_stranger(one: Seen) -> Reason:
     hint = "wait for it to end, or end it; what is to move must be started inside the session"
     return Reason(code="exec_running", text=f"{_name(one.task)} was brought in by 'session exec'", hint=hint)
@@ -109,6 +118,10 @@ def _of_process(one: Seen, first: Seen, leaders: set[int]) -> list[Reason]:
         hint = "start the program without its sandbox"
         text = f"{who} has namespaces of its own: {', '.join(nested)}"
         reasons.append(Reason(code="nested_namespaces", text=text, hint=hint))
+    for path in one.shared_locks:
+        # The copy would wait at its restore for a lock that the frozen original holds.
+        hint = "end that program to move the session; locks on shared storage cannot be handed over yet"
+        reasons.append(Reason(code="shared_lock", text=f"{who} holds a lock on {path}", hint=hint))
     for prefix, (code, text) in UNDUMPABLE.items():
         if any(target.startswith(prefix) for target in one.descriptors):
             reasons.append(Reason(code=code, text=f"{who}: {text}", hint="end that program to move the session"))
