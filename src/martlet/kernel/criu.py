@@ -32,6 +32,7 @@ NOISE = ("RLIMIT_NOFILE for self", "Dumping FAILED", "Restoring FAILED")
 MESSAGE_MAX_BYTES = 1 << 16
 NOTIFICATIONS_LEFT = 4
 LAST_STEPS_S = 2.0
+DEADLINE_S = 600.0
 NET_KEY = "martlet-net"
 
 Notified = Callable[[str, int], bool]
@@ -82,6 +83,7 @@ class Criu:
             raise missing("setpriv") from error
         finally:
             theirs.close()
+        self._ours.settimeout(DEADLINE_S)
         self._answered = False
         group.attach(self._process.pid)
 
@@ -172,7 +174,12 @@ class Criu:
             raise ToolFailed(f"criu ended in the middle of a {kind.lower()}", tail=log_tail(images)) from error
 
     def _receive(self, kind: str, images: Path) -> Any:
-        data = self._ours.recv(MESSAGE_MAX_BYTES)
+        try:
+            data = self._ours.recv(MESSAGE_MAX_BYTES)
+        except TimeoutError as error:
+            raise ToolFailed(
+                f"criu did not end a {kind.lower()} within {DEADLINE_S:g} s", tail=log_tail(images)
+            ) from error
         if not data:
             raise ToolFailed(f"criu ended in the middle of a {kind.lower()}", tail=log_tail(images))
         answer = _rpc().criu_resp()

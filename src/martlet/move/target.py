@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 STREAM_S = 60.0
 PERMIT_S = 60.0
+RESTORE_S = 120.0
 RETRY_S = 0.2
 
 
@@ -100,6 +101,8 @@ class _Incoming:
         self._permit: messages.Permit | None = None
         self._permitted = threading.Event()
         self._given_up = threading.Event()
+        self._deciding = threading.Lock()
+        self._committing = False
         self._landing: Landing | None = None
         self._failure: MartletError | None = None
         self._phases_ms: dict[str, float] = {}
@@ -127,7 +130,7 @@ class _Incoming:
                 restoring.start()
                 self._may_be_asked = True
                 self._listen(restoring)
-                restoring.join()
+                self._await_restore(restoring)
                 if self._failure is not None:
                     raise self._failure
             except MartletError as error:
@@ -192,6 +195,17 @@ class _Incoming:
                 self._given_up.set()
                 self._permitted.set()
 
+    def _await_restore(self, restoring: threading.Thread) -> None:
+        """Wait for the restore; one that does not come to its commit in time is killed, and refused by that."""
+        restoring.join(RESTORE_S)
+        with self._deciding:
+            if not self._committing:
+                self._given_up.set()
+        if self._given_up.is_set():
+            self._permitted.set()
+            self._place.group.kill()
+        restoring.join()
+
     def _restore(self) -> None:
         """In a thread of its own: restore, and in criu's last notification commit."""
         self._began = time.monotonic()
@@ -231,6 +245,8 @@ class _Incoming:
         The cgroup is frozen meanwhile, criu in it: should criu die now, the copy that it lets go still does not run.
         """
         self._place.group.hold_frozen()
+        with self._deciding:
+            self._committing = not self._given_up.is_set()
         if not self._permitted.wait(PERMIT_S) or self._given_up.is_set() or self._permit is None:
             raise Refused("the source gave no permit")
         self._lap("permit")
