@@ -115,6 +115,18 @@ def kill_criu(lab: str, node: str) -> Callable[[], None]:
     return act
 
 
+def stop_bus(lab: str, *, for_s: float) -> Callable[[], None]:
+    """Stop the NATS server where it stands, and let it go on after a while: an outage without a lost connection."""
+    group = Hierarchies.find().group(registry.group(lab).name).child("mother1").child("system")
+    pid = next(pid for pid in group.processes() if _read(pid, "comm").strip() == b"nats-server")
+
+    def act() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(for_s, os.kill, (pid, signal.SIGCONT)).start()
+
+    return act
+
+
 def phases_of(path: Path) -> list[str]:
     return list(_phases(path))
 

@@ -77,6 +77,29 @@ def test_killed_in_the_middle(
     lab: Lab, kill: Callable[[str, str], Callable[[], None]], side: Side, moment: Moment, runs: str
 ) -> None:
     nodes = node_names(lab)
+    victim = nodes[0] if side is Side.SOURCE else nodes[1]
+    survives(lab, moment, lambda: kill(lab.name, victim), runs)
+
+
+@pytest.mark.timeout(120)
+def test_a_store_that_is_away_at_the_commit_delays_the_move_and_no_more(lab: Lab) -> None:
+    survives(lab, at(Side.SOURCE, Phase.FROZEN), lambda: faults.stop_bus(lab.name, for_s=5.0), EITHER)
+
+
+@pytest.mark.timeout(120)
+def test_in_doubt_it_stays_frozen_and_is_settled_when_the_store_answers(lab: Lab) -> None:
+    """After the permit the target's agent dies and the store is away: nobody may thaw before it answers."""
+
+    def act() -> Callable[[], None]:
+        stop, kill = faults.stop_bus(lab.name, for_s=15.0), faults.kill_agent(lab.name, node_names(lab)[1])
+        return lambda: (stop(), kill(), None)[2]
+
+    survives(lab, at(Side.SOURCE, Phase.PERMITTED), act, EITHER)
+
+
+def survives(lab: Lab, moment: Moment, prepare: Callable[[], Callable[[], None]], runs: str) -> None:
+    """Move a session that is in full use, do the harm at the moment, and hold the outcome against the promises."""
+    nodes = node_names(lab)
     source, target = nodes[0], nodes[1]
     install_programs(lab, source)
     before = {node: seen(lab, node) for node in nodes}
@@ -86,9 +109,7 @@ def test_killed_in_the_middle(
         options = (started["address"], "7100", "--listen", str(LISTEN))
         client = stack.enter_context(client_program(lab, "everything_client", *options))
         first = status(client, "start")
-        trap = Trap(
-            moment(lab.name, source, target, started["id"]), kill(lab.name, source if side is Side.SOURCE else target)
-        )
+        trap = Trap(moment(lab.name, source, target, started["id"]), prepare())
         with trap:
             order(lab, started["id"], target)
         assert trap.sprung.is_set(), "the moment never came"

@@ -1,4 +1,5 @@
-"""The pure ring: no root, no network, and no process may be started; this guard makes that an error."""
+"""The pure ring: no root, no network but the loopback device, and no process may be started; this guard makes
+that an error."""
 
 from __future__ import annotations
 

@@ -34,10 +34,8 @@ def test_a_session_of_its_own_moves() -> None:
 def test_a_program_brought_in_is_named_and_its_bearer_is_not() -> None:
     bearer = process(200, 200, 60, sid=200, spaces=OUTSIDE)
     program, its_child = process(201, 7, 200, sid=0), process(202, 8, 201, sid=0)
-    assert codes(INIT, CHILD, bearer, program, its_child) == [
-        ("exec_running", "program7"),
-        ("exec_running", "program8"),
-    ]
+    found = codes(INIT, CHILD, bearer, program, its_child)
+    assert found == [("exec_running", "program7"), ("exec_running", "program8")]
 
 
 def test_one_that_is_just_coming_in_blocks_too() -> None:

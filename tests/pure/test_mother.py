@@ -50,6 +50,7 @@ from martlet.model import (
     StartRequest,
 )
 from martlet.mother.__main__ import lead
+from martlet.mother.service import each_once
 
 pytestmark = pytest.mark.anyio
 
@@ -230,6 +231,11 @@ async def test_start_goes_on_to_the_next_node_that_takes_it(bus: Bus, agents: di
     with pytest.raises(Refused) as caught:
         await start(bus)
     assert [reason.code for reason in caught.value.reasons] == ["no_address"] * 3
+
+
+async def test_a_reason_that_several_nodes_give_in_the_same_words_is_said_once() -> None:
+    one, other = Reason(code="no_address", text="none is free"), Reason(code="down", text="n2 is down")
+    assert each_once([one, other, one]) == [one, other]
 
 
 async def test_start_passes_by_a_node_whose_agent_has_just_died(bus: Bus, agents: dict[str, PaperAgent]) -> None:

@@ -36,17 +36,19 @@ from martlet.wire import Channel
 logger = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
+FINISH_MOVES_S = 30.0
 AGENTS = frozenset({"agent"})
 PEOPLE = frozenset({"admin"})
 
 
 async def run(config: Config) -> None:
     """Be this node's agent until SIGTERM or SIGINT. Sessions run on."""
+    marks: dict[str, SessionState] = {}
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_until_signal, tasks.cancel_scope)
+        tasks.start_soon(_until_signal, tasks.cancel_scope, marks)
         async with client.connect(config, Role.AGENT) as bus:
             await bus.ensure_stores()
-            agent = await Agent.make(config, bus)
+            agent = await Agent.make(config, bus, marks)
             await agent.run()
     # Threads of moves may be waiting for the store; their state is on disk, so they need not be waited for.
     logging.shutdown()
@@ -56,7 +58,9 @@ async def run(config: Config) -> None:
 class Agent:
     """One agent. Made by `make`, which has probed the node and written its record."""
 
-    def __init__(self, config: Config, bus: Bus, known: NodeFacts, state: NodeState) -> None:
+    def __init__(
+        self, config: Config, bus: Bus, known: NodeFacts, state: NodeState, marks: dict[str, SessionState]
+    ) -> None:
         self._config, self._bus, self._facts, self._state = config, bus, known, state
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -69,12 +73,13 @@ class Agent:
             owners=BlockingOwners(bus.table(Bucket.OWNERS, Ownership)),
             tell=self._tell,
             arrived=self._arrived,
-            marks={},
+            departed=self._departed,
+            marks=marks,
         )
         self.registry = Registry(self.context, bus)
 
     @classmethod
-    async def make(cls, config: Config, bus: Bus) -> Agent:
+    async def make(cls, config: Config, bus: Bus, marks: dict[str, SessionState]) -> Agent:
         known = await anyio.to_thread.run_sync(facts.probe, config)
         for fault in known.faults:
             logger.warning("%s; %s", fault.text, fault.hint)
@@ -82,18 +87,16 @@ class Agent:
         before = await nodes.get(config.node.name)
         state = before.value.state if before is not None else NodeState.UP
         await nodes.put(config.node.name, NodeRecord(facts=known, state=state))
-        return cls(config, bus, known, state)
+        return cls(config, bus, known, state, marks)
 
     async def run(self) -> None:
-        """Recover what can be settled without waiting, then serve; what waits for the store goes on beside."""
+        """Serve. Moves that were cut are recovered beside that, each marked so that no order touches its session."""
         self._make_folders()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._send_events)
             for book in list(recovery.open_journals(self.context)):
-                if recovery.needs_store(book):
-                    tasks.start_soon(self._recover, book)
-                else:
-                    await self._recover(book)
+                self.context.marks[book.spec.id] = SessionState.MOVING
+                tasks.start_soon(self._recover, book)
             await self.registry.adopt()
             tasks.start_soon(self._watch_own_state)
             tasks.start_soon(door.stand_open, self._config, self._services())
@@ -114,6 +117,9 @@ class Agent:
 
     def _arrived(self, session: str, epoch: int) -> None:
         self._loop.call_soon_threadsafe(self.registry.moved_in, session, epoch)
+
+    def _departed(self, session: str) -> None:
+        self._loop.call_soon_threadsafe(self.registry.moved_out, session)
 
     def _answer(self, channel: Channel) -> None:
         target.answer(self.context, channel)
@@ -179,9 +185,21 @@ async def _forever(_: int) -> None:
     await anyio.sleep_forever()
 
 
-async def _until_signal(scope: anyio.CancelScope) -> None:
+async def _until_signal(scope: anyio.CancelScope, marks: dict[str, SessionState]) -> None:
+    """End on a signal; moves under way are let come to their end first, or their sessions would wait, frozen, for the
+    next start of the agent. A second signal ends at once."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            logger.info("ending on %s; sessions run on", signal.Signals(number).name)
-            scope.cancel()
-            return
+        number = await anext(aiter(signals))
+        logger.info("ending on %s; sessions run on", signal.Signals(number).name)
+        with anyio.move_on_after(FINISH_MOVES_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_empty, marks, tasks.cancel_scope)
+                await anext(aiter(signals))
+                tasks.cancel_scope.cancel()
+        scope.cancel()
+
+
+async def _until_empty(marks: dict[str, SessionState], scope: anyio.CancelScope) -> None:
+    while marks:
+        await anyio.sleep(0.02)
+    scope.cancel()

@@ -99,13 +99,16 @@ class Orders:
             raise Refused(f"the session {order.session} is on {order.to} already")
         if order.session in self._context.marks:
             raise Refused(f"the session {order.session} is {self._context.marks[order.session].replace('_', ' ')}")
-        facts = await self._facts_of(order.to)
-        outgoing = Outgoing(move=secrets.token_hex(6), place=place, target=facts, mode=order.mode)
         self._context.marks[order.session] = SessionState.MOVING
+        in_doubt = False
         try:
+            facts = await self._facts_of(order.to)
+            outgoing = Outgoing(move=secrets.token_hex(6), place=place, target=facts, mode=order.mode)
             report = await anyio.to_thread.run_sync(source.move_out, self._context, outgoing, limiter=self._moves)
+            in_doubt = report.outcome is MoveOutcome.IN_DOUBT
         finally:
-            self._context.marks.pop(order.session, None)
+            if not in_doubt:  # else the settlement takes the mark away when it has ended
+                self._context.marks.pop(order.session, None)
         self._tell(report)
         return report
 
@@ -172,10 +175,10 @@ class Orders:
 
     def _tell(self, report: MoveReport) -> None:
         if report.outcome is MoveOutcome.MOVED:
-            self._registry.moved_out(report.session)
             text = f"{report.session} moved from {report.from_} to {report.to}, frozen {report.freeze_ms:.0f} ms"
         else:
             why = "; ".join(reason.text for reason in report.reasons)
-            text = f"{report.session} stayed on {report.from_}: {why}"
+            verb = "stayed on" if report.outcome is MoveOutcome.STAYED else "is in doubt, frozen on"
+            text = f"{report.session} {verb} {report.from_}: {why}"
         data = {"freeze_ms": report.freeze_ms, "total_ms": report.total_ms, "to": report.to, "bytes": report.bytes}
         self._context.tell(event(report.outcome, text, session=report.session, node=report.from_, **data))

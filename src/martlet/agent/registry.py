@@ -226,7 +226,8 @@ class Registry:
         try:
             return images.current(self._context.config.paths.images, name)
         except NotFound as error:
-            reason = Reason(code="image_missing", text=error.message, hint=f"martlet image build {name}")
+            text = f"{self._context.me} has not the image '{name}'"
+            reason = Reason(code="image_missing", text=text, hint=f"'martlet image build {name}' builds it")
             raise Refused(error.message, reasons=[reason]) from error
 
 

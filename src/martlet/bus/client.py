@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -31,6 +31,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 Handler = Callable[[B, Order], Awaitable[object]]
 """Takes the decoded body and its envelope; returns the answer's body or raises MartletError."""
+
+Gone = Callable[[], Awaitable[MartletError]]
+"""Returns when the other side has ended, with the error that says so; as long as it lives it does not return."""
 
 ASK_DEADLINE_S = 10.0
 ENSURE_RETRY_S = 1.0
@@ -60,6 +63,33 @@ class Bus:
         order = Order(body=msgspec.Raw(msgspec.json.encode(body)), term=term, sender=self.who)
         raw = await self._transport.request(subject, msgspec.json.encode(order), deadline_s=deadline_s)
         return _opened(raw, answer)
+
+    async def ask_while(self, gone: Gone, ask: Coroutine[Any, Any, A]) -> A:
+        """The answer to `ask`, or the error that `gone` returns, if it does so first: for orders that take long.
+
+        Raises:
+            MartletError: what `ask` raises, or what `gone` returned.
+        """
+        ended: list[A] = []
+        failed: list[MartletError] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                failed.append(await gone())
+                tasks.cancel_scope.cancel()
+
+            async def wait() -> None:
+                try:
+                    ended.append(await ask)
+                except MartletError as error:
+                    failed.append(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            tasks.start_soon(wait)
+        if ended:
+            return ended[0]
+        raise failed[0]
 
     async def tell(self, subject: str, body: object) -> None:
         """Send an order and wait only long enough to know that somebody took it.

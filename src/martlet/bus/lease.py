@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import anyio
@@ -29,10 +29,12 @@ ACQUIRE_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRecord:
-    """Who holds a lease. `token` tells two lives of one holder apart: the new one takes over from the old."""
+    """Who holds a lease. `token` tells two lives of one holder apart: the new one takes over from the old. `tenure`
+    counts how often this life has acquired it: after a loss, what it did before has ended."""
 
     holder: str
     token: str
+    tenure: int = 0
 
 
 class Lease:
@@ -72,6 +74,7 @@ class Lease:
         logger.warning("lease %s: lost", self.key)
 
     async def _acquire(self) -> None:
+        self._mine = replace(self._mine, tenure=self._mine.tenure + 1)
         while not self.held:
             try:
                 await self._try_acquire()

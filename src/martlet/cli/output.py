@@ -5,6 +5,7 @@ Results go to stdout, everything else to stderr. Knows no command.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,13 @@ def print_table(items: Iterable[object], columns: Sequence[Column]) -> None:
         table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True)
     for item in items:
         table.add_row(*(Text(one_line(column.cell(item))) for column in columns))
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    Console(width=width, highlight=False).print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    console = Console(width=PIPE_WIDTH, highlight=False, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def show_failure(error: MartletError, output: Output) -> None:

@@ -46,7 +46,7 @@ async def lead(bus: Bus, term: int) -> None:
         watcher = await stack.enter_async_context(watching(bus))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(tidy, watcher)
-        await serve(bus, Mother(bus, watcher, term=term, tasks=tasks), stack)
+        await serve(bus, Mother(bus, watcher, term=term), stack)
         text = f"{bus.who} leads with term {term}"
         logger.info(text)
         await bus.events.publish(Event(time=now(), kind="mother_leads", text=text, data={"term": term}))

@@ -5,6 +5,7 @@ Decides with `policy` and `picture`; orders the agents; touches no node itself.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections import Counter
@@ -70,11 +71,10 @@ ID_REST = ID_FIRST + "23456789"
 class Mother:
     """The verbs of a mother that leads with `term`."""
 
-    def __init__(self, bus: Bus, watcher: Watcher, *, term: int, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, bus: Bus, watcher: Watcher, *, term: int) -> None:
         self._bus = bus
         self._watcher = watcher
         self._term = term
-        self._tasks = tasks
         self._pending: Counter[str] = Counter()
 
     async def start(self, request: StartRequest, _: Order) -> SessionView:
@@ -88,7 +88,7 @@ class Mother:
             except (Refused, NobodyThere) as error:
                 logger.info("start %s: not on %s: %s", session, node, error.message)
                 refusals += error.reasons or (Reason(code="refused", text=f"{node}: {error.message}"),)
-        raise Refused("no node takes the session", reasons=refusals)
+        raise Refused("no node takes the session", reasons=each_once(refusals))
 
     async def stop(self, order: SessionOrder, _: Order) -> None:
         """Stop a session on its owner."""
@@ -168,7 +168,7 @@ class Mother:
             if verdict.ok:
                 return name
             refusals += verdict.reasons
-        raise Refused(f"no node takes session {session}", reasons=refusals)
+        raise Refused(f"no node takes session {session}", reasons=each_once(refusals))
 
     async def _verdict(self, node: str, session: str, source: str) -> NodeVerdict:
         """What `node` says to `session` as its target; not answering is a no with a reason."""
@@ -219,24 +219,13 @@ class Mother:
         Raises:
             MartletError: what the agent raised. Unreachable: no answer, or it ended with the order in its hands.
         """
-        got: A | MartletError = Unreachable(
-            f"the agent of {node} ended in the middle of '{verb}'", reasons=[AGENT_ENDED]
-        )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._cancel_when_gone, node, tasks.cancel_scope)
-            try:
-                got = await self._bus.ask(agent_subject(node, verb), body, answer, deadline_s, term=self._term)
-            except MartletError as error:
-                got = error
-            finally:
-                tasks.cancel_scope.cancel()
-        if isinstance(got, MartletError):
-            raise got
-        return got
 
-    async def _cancel_when_gone(self, node: str, scope: anyio.CancelScope) -> None:
-        await self._watcher.until_gone(node)
-        scope.cancel()
+        async def gone() -> MartletError:
+            await self._watcher.until_gone(node)
+            return Unreachable(f"the agent of {node} ended in the middle of '{verb}'", reasons=[AGENT_ENDED])
+
+        ask = self._bus.ask(agent_subject(node, verb), body, answer, deadline_s, term=self._term)
+        return await self._bus.ask_while(gone, ask)
 
     @contextmanager
     def _on_its_way(self, node: str) -> Iterator[None]:
@@ -245,10 +234,9 @@ class Mother:
         try:
             yield
         finally:
-            self._tasks.start_soon(self._forget_pending, node)
+            asyncio.get_running_loop().call_later(SETTLE_S, self._forget_pending, node)
 
-    async def _forget_pending(self, node: str) -> None:
-        await anyio.sleep(SETTLE_S)
+    def _forget_pending(self, node: str) -> None:
         self._pending[node] -= 1
 
 
@@ -300,6 +288,11 @@ async def of_each(nodes: Iterable[str], call: Callable[[str], Awaitable[A]]) -> 
         for node in names:
             tasks.start_soon(run, node)
     return [results[node] for node in names]
+
+
+def each_once(reasons: Iterable[Reason]) -> list[Reason]:
+    """Reasons in their order; one that several nodes gave in the same words stands for all of them."""
+    return list(dict.fromkeys(reasons))
 
 
 def _down(node: str) -> Reason:

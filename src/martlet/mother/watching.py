@@ -51,7 +51,12 @@ class Watcher:
         self._lives: dict[str, str] = {}
 
     async def until_gone(self, node: str) -> None:
-        """Return when the agent that serves `node` now has ended, or has lost its lease. Noticed within seconds."""
+        """Return when the agent that serves `node` now has ended, or has lost its lease; noticed within seconds.
+
+        Of one that is not there to begin with, asking it tells at once; so this waits for ever.
+        """
+        if node not in self._present:
+            await anyio.sleep_forever()
         life = self._lives.get(node)
         while node in self._present and self._lives.get(node) == life:
             await anyio.sleep(PRESENCE_POLL_S / 2)

@@ -34,9 +34,12 @@ class Owners(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One node, as its moves see it. `rootfs` finds an image or raises NotFound; `tell` records an event; `arrived` is
-    told of a session that was committed to this node, with its epoch; `marks` holds the sessions that are moving or in
-    doubt here, for the load report."""
+    """One node, as its moves see it.
+
+    `rootfs` finds an image or raises NotFound; `tell` records an event; `arrived` is told of a session that was
+    committed to this node, with its epoch, `departed` of one that runs elsewhere now; `marks` holds the sessions that
+    are moving or in doubt here: no other order touches them.
+    """
 
     config: Config
     hierarchies: Hierarchies
@@ -46,6 +49,7 @@ class Context:
     owners: Owners
     tell: Callable[[Event], None]
     arrived: Callable[[str, int], None]
+    departed: Callable[[str], None]
     marks: dict[str, SessionState]
 
     @property

@@ -112,7 +112,8 @@ class Sender:
 
     def _gather(self, entry: Entry) -> None:
         self._batch.append(entry)
-        self._batch_bytes += len(entry.path) + 100 + len(entry.data or b"")
+        self._batch_bytes += 100 + len(entry.path) + len(entry.link) + len(entry.data or b"")
+        self._batch_bytes += sum(len(name) + len(value) for name, value in entry.xattrs)
         if self._batch_bytes >= BATCH_BYTES:
             self.flush()
 
@@ -134,7 +135,7 @@ class Receiver:
             ToolFailed: a path leads out of its area, or a file cannot be made (no space).
         """
         for entry in decode(payload, list[Entry]):
-            path = self._path(entry)
+            path = self._path(entry, entry.path)
             try:
                 self._make(path, entry)
             except OSError as error:
@@ -161,11 +162,10 @@ class Receiver:
             os.close(self._fd)
             self._fd = -1
 
-    def _path(self, entry: Entry) -> bytes:
-        parts = entry.path.split(b"/")
-        if entry.area not in self._folders or entry.path.startswith(b"/") or b".." in parts:
-            raise ToolFailed(f"damaged stream: the path {entry.path!r} leads out of the session")
-        return os.path.join(self._folders[entry.area], entry.path)
+    def _path(self, entry: Entry, name: bytes) -> bytes:
+        if entry.area not in self._folders or name.startswith(b"/") or b".." in name.split(b"/"):
+            raise ToolFailed(f"damaged stream: the path {name!r} leads out of the session")
+        return os.path.join(self._folders[entry.area], name)
 
     def _make(self, path: bytes, entry: Entry) -> None:
         kind = stat.S_IFMT(entry.mode)
@@ -191,7 +191,7 @@ class Receiver:
     def _make_regular(self, path: bytes, entry: Entry) -> None:
         self.close()
         if entry.link:
-            os.link(os.path.join(self._folders[entry.area], entry.link), path)
+            os.link(self._path(entry, entry.link), path)
             return
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if entry.data is not None:

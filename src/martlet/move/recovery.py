@@ -36,11 +36,6 @@ def open_journals(context: Context) -> Iterator[Journal]:
     return (book for book in journal.read_all(context.journals) if book.is_open)
 
 
-def needs_store(book: Journal) -> bool:
-    """Whether settling this one may have to wait for the store; the others are settled at once."""
-    return book.phase in (Phase.PERMITTED, Phase.COMMITTED)
-
-
 def recover(context: Context, book: Journal) -> None:
     """Settle one cut move; returns when the session runs exactly once, as far as this node is concerned."""
     context.marks[book.spec.id] = SessionState.MOVING
@@ -61,6 +56,7 @@ def _recover_source(context: Context, book: Journal) -> None:
     )
     if machine.decide(seen).act is not Act.GO_ON and settlement.settle_source(context, book) is settlement.Runs.THERE:
         _clear(context, book)
+        context.departed(book.spec.id)
         places.destroy(place)
         _close(context, book, Phase.DONE, "the session runs at the target")
         return

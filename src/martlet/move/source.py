@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PREPARE_S = 30.0
 RESTORE_S = 120.0
+IN_DOUBT_S = 10.0
 GOODBYE_S = 5.0
 LATE_S = 0.3
 """How long frames that still come here are forwarded: until switches have heard the target's announcements."""
@@ -241,8 +243,23 @@ class _Move:
         self._book.write(Phase.RESUMED, sync=False)
 
     def _settle(self, error: MartletError) -> MoveReport:
-        """The target said no, or fell silent, after the permit: only the store, or the target's word, decides now."""
+        """The target said no, or fell silent, after the permit: only the store, or the target's word, decides now.
+
+        That may take as long as the store is away. Whoever gave the order hears "in doubt" after a while; the
+        settlement goes on in its thread.
+        """
         logger.warning("move %s, after the permit: %s", self._order.move, error)
+        ended: list[MoveReport] = []
+        waits = threading.Event()
+        thread = threading.Thread(
+            target=lambda: ended.append(self._settled(error, waits)), name="settlement", daemon=True
+        )
+        thread.start()
+        thread.join(IN_DOUBT_S)
+        waits.set()
+        return ended[0] if ended else self._report(MoveOutcome.IN_DOUBT, error)
+
+    def _settled(self, error: MartletError, is_late: threading.Event) -> MoveReport:
         refused = isinstance(error, Refused)
         if not refused:
             self._channel.close()
@@ -251,13 +268,18 @@ class _Move:
             self._close(Phase.ABANDONED, error.message)
             self._say_goodbye()
             self._kept.close()
-            return self._report(MoveOutcome.STAYED, error)
-        self._let_go()
-        return self._report(MoveOutcome.MOVED)
+            report = self._report(MoveOutcome.STAYED, error)
+        else:
+            self._let_go()
+            report = self._report(MoveOutcome.MOVED)
+        if is_late.is_set():
+            self._context.marks.pop(self._place.spec.id, None)
+        return report
 
     def _let_go(self) -> None:
         """The session runs at the target: kill the copy with its link down, forward late frames, free everything."""
         self._gone = True
+        self._context.departed(self._place.spec.id)
         places.destroy(self._place)
         time.sleep(LATE_S)
         self._hold.close()
@@ -287,6 +309,7 @@ class _Move:
             descriptor.end_tcp_repair(self._place.group.processes())
             self._hold.reopen()
             self._place.group.thaw()
+            self._freeze_ms = round((time.monotonic() - self._shut_at) * 1000, 2)
 
     def _forward(self, frame: Frame) -> None:
         with contextlib.suppress(MartletError):
