@@ -101,7 +101,7 @@ def move_out(context: Context, order: Outgoing) -> MoveReport:
 def objections(context: Context, place: Place) -> list[Reason]:
     """Why a session cannot move away from here now; empty when it can."""
     faults = check.faults_now(context.facts(), has_criu=criu.is_installed())
-    return faults + inspect.blockers(*inspect.look(place))
+    return faults + inspect.lasting_blockers(place)
 
 
 def mode_objections(mode: MoveMode) -> list[Reason]:

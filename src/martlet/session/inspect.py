@@ -6,6 +6,7 @@ Reads only. What blocks a move is decided by `blockers`, a pure function over wh
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from martlet.kernel.proc import Lock, Task
 from martlet.model import Reason
 from martlet.session.place import Place
 
+WAITS = "uninterruptible"
+LOOKS = 40
+LOOK_AGAIN_S = 0.05
 NAMESPACES = ("pid", "user", "mnt", "ipc", "uts", "net")
 UNDUMPABLE = {
     "anon_inode:[io_uring]": ("io_uring", "io_uring rings cannot be saved"),
@@ -57,6 +61,16 @@ def look(place: Place) -> tuple[list[Seen], int | None]:
         for task in proc.read_all(pids)
     ]
     return seen, proc.init_of(pids, net=place.net)
+
+
+def lasting_blockers(place: Place) -> list[Reason]:
+    """What blocks a session now and still does a moment later; a process that waits for a disk soon does not."""
+    for _ in range(LOOKS):
+        reasons = blockers(*look(place))
+        if not reasons or any(reason.code != WAITS for reason in reasons):
+            return reasons
+        time.sleep(LOOK_AGAIN_S)
+    return reasons
 
 
 def blockers(seen: Sequence[Seen], init: int | None) -> list[Reason]:
@@ -112,7 +126,7 @@ def _of_process(one: Seen, first: Seen, leaders: set[int]) -> list[Reason]:
             Reason(code="leader_gone", text=f"{who} belongs to a terminal session without leader", hint=hint)
         )
     if task.state == "D":
-        reasons.append(Reason(code="uninterruptible", text=f"{who} waits for a device", hint="try again in a moment"))
+        reasons.append(Reason(code=WAITS, text=f"{who} waits for a device", hint="try again in a moment"))
     nested = [kind for kind, a, b in zip(NAMESPACES, one.namespaces, first.namespaces, strict=True) if a and a != b]
     if nested:
         hint = "start the program without its sandbox"
