@@ -122,20 +122,24 @@ class _Move:
         self._freeze_ms = 0.0
 
     def run(self) -> MoveReport:
-        """The algorithm: prepare, copy, freeze, permit; behind the permit lies the point of no return."""
+        """The algorithm: prepare, copy, freeze, promise; behind the promise lies the point of no return."""
         try:
             self._prepare()
             self._freeze()
-            self._permit()
+            self._promise()
         except MartletError as error:
             return self._stay(error)
         except Exception as error:  # a defect of ours must not leave the session frozen
             logger.exception("move %s", self._order.move)
             return self._stay(ToolFailed(f"a defect in the move: {error!r}"))
         try:
+            self._permit()
             self._await_target()
         except MartletError as error:
             return self._settle(error)
+        except Exception as error:  # nor decide by itself where it runs
+            logger.exception("move %s", self._order.move)
+            return self._settle(ToolFailed(f"a defect in the move: {error!r}"))
         self._let_go()
         return self._report(MoveOutcome.MOVED)
 
@@ -221,14 +225,16 @@ class _Move:
             self._hold.saved()
         return True
 
-    def _permit(self) -> None:
-        """Journal the permit, then say it. From the first of the two on the source does not go on by itself."""
-        revision, epoch = self._book.first.revision, self._book.first.epoch
-        self._book.write(Phase.PERMITTED, revision=revision)
+    def _promise(self) -> None:
+        """Journal the permit. From now on the source does not go on by itself: nothing is undone any more."""
+        self._book.write(Phase.PERMITTED, revision=self._book.first.revision)
         self._kept = self._undo.pop_all()
-        with contextlib.suppress(Unreachable):
-            self._channel.send_value(Kind.PERMIT, messages.Permit(revision=revision, epoch=epoch))
-            self._hold.forward_to(self._forward)
+
+    def _permit(self) -> None:
+        """Say it, and let held frames follow."""
+        first = self._book.first
+        self._channel.send_value(Kind.PERMIT, messages.Permit(revision=first.revision, epoch=first.epoch))
+        self._hold.forward_to(self._forward)
         self._timer.lap(Phase.PERMITTED)
 
     def _await_target(self) -> None:
