@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from martlet import wire
-from martlet.errors import MartletError, Refused, ToolFailed, Unreachable
+from martlet.errors import MartletError, Refused, ToolFailed
 from martlet.kernel import criu, criu_images, descriptor, namespace
 from martlet.kernel.criu import Criu, Identity
 from martlet.model import MoveMode, MoveOutcome, MoveReport, NodeFacts, Reason
