@@ -103,6 +103,7 @@ class _Incoming:
         self._given_up = threading.Event()
         self._deciding = threading.Lock()
         self._committing = False
+        self._committed = False
         self._landing: Landing | None = None
         self._failure: MartletError | None = None
         self._phases_ms: dict[str, float] = {}
@@ -236,6 +237,7 @@ class _Incoming:
                 self._place.group.kill()
                 self._group.kill()
                 raise
+            self._committed = True
             self._let_run()
         return True
 
@@ -275,7 +277,8 @@ class _Incoming:
     def _let_run(self) -> None:
         """Committed: let it run, open the port, replay the hold, tell the source. Nothing here may undo anything."""
         assert self._landing is not None
-        self._book.write(Phase.COMMITTED, sync=False)
+        with suppress(OSError):  # a full disk must not stop what the store has decided
+            self._book.write(Phase.COMMITTED, sync=False)
         self._place.group.thaw()
         self._landing.open()
         self._lap("resume")
@@ -286,9 +289,12 @@ class _Incoming:
         self._book.write(Phase.RESUMED, sync=False)
 
     def _tell_refusal(self, error: MartletError) -> None:
-        """Kill what was restored, journal that it never will be, and only then say so."""
-        if self._book.phase in (Phase.COMMITTED, Phase.RESUMED):
+        """Kill what was restored, journal that it never will be, and only then say so. Not after the commit: then the
+        session is this node's, and runs."""
+        if self._committed:
             logger.error("move %s: after the commit: %s", self._prepare.move, error)
+            self._place.group.thaw()
+            places.open_port(self._place)
             return
         criu.keep_log(self._context.images(self._prepare.move), self._book.path.with_suffix(".criu.log"))
         self._place.group.kill()
