@@ -169,8 +169,6 @@ class World:
             case Act.GIVE_BACK:
                 self.store.swap(Ownership(node="a", epoch=self.store.owner.epoch + 1), self.store.revision)
                 self.do(node, Act.REFUSE)
-            case Act.NOTHING if node.phase is Phase.RESUMED:
-                node.phase = Phase.DONE
             case _:
                 pass
 

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 FINISH_MOVES_S = 30.0
+RECOVER_AGAIN_S = 5.0
 AGENTS = frozenset({"agent"})
 PEOPLE = frozenset({"admin"})
 
@@ -128,7 +129,14 @@ class Agent:
         execute.serve(channel, self.registry.find_still)
 
     async def _recover(self, book: Journal) -> None:
-        await anyio.to_thread.run_sync(recovery.recover, self.context, book, abandon_on_cancel=True)
+        while True:
+            try:
+                await anyio.to_thread.run_sync(recovery.recover, self.context, book, abandon_on_cancel=True)
+                break
+            except Exception:  # the top of a task: one move that cannot be settled must not end the agent
+                logger.exception("the cut move %s of %s could not be recovered; trying again", book.move, book.spec.id)
+                self.context.marks[book.spec.id] = SessionState.IN_DOUBT
+                await anyio.sleep(RECOVER_AGAIN_S)
         await self.registry.adopt()
 
     async def _report(self) -> None:

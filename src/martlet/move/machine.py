@@ -146,7 +146,7 @@ def _source(seen: Evidence) -> Decision:
 
 def _target(seen: Evidence) -> Decision:
     if seen.phase == Phase.RESUMED:
-        return Decision(act=Act.NOTHING, why="the session runs here")
+        return Decision(act=Act.RESUME, why="the session is to run here; it may not yet have been let go")
     if seen.phase in (Phase.ASKED, Phase.PREPARED, Phase.COPIED, Phase.FROZEN):
         return Decision(act=Act.REFUSE, why="nothing was committed")
     if seen.phase == Phase.PERMITTED and seen.owner is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from martlet.errors import Conflict, Unreachable
-from martlet.kernel import criu, descriptor, packet
+from martlet.kernel import criu, descriptor
 from martlet.model import Ownership, SessionState
 from martlet.move import journal, machine, settlement
 from martlet.move.context import Context
@@ -20,7 +20,7 @@ from martlet.move.events import event
 from martlet.move.journal import Journal
 from martlet.move.machine import Act, Copy, Evidence, Phase, Side
 from martlet.session import place as places
-from martlet.session.place import INNER_LINK, Place
+from martlet.session.place import Place
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +94,12 @@ def _recover_target(context: Context, book: Journal) -> None:
                 _resume(context, book, place)
                 return
             case Act.GIVE_BACK:
+                place.group.kill()
                 _give_back(context, book)
                 _refuse(context, book, place, decision.why)
                 return
             case Act.NOTHING:
                 _clear(context, book)
-                if book.is_open:
-                    _close(context, book, Phase.DONE, decision.why)
                 return
             case _:
                 _refuse(context, book, place, decision.why)
@@ -161,17 +160,17 @@ def _wait(context: Context, book: Journal, error: Unreachable) -> None:
 
 
 def _resume(context: Context, book: Journal, place: Place) -> None:
-    """Committed: let the copy run. criu may still wait for its dead agent's answer; give it."""
-    place.group.thaw()
-    criu.dismiss(place.group, success=True, deadline_s=RESUME_S)
-    places.open_port(place)
-    outward = packet.packet_socket_in(place.net, INNER_LINK)
-    outward.send(packet.arp_announcement(place.spec.mac, place.spec.address))
-    outward.close()
+    """Committed: let the copy run. criu may still wait for its dead agent's answer; give it. Running already is fine,
+    and so is a session that has ended since."""
+    if place.group.exists():
+        place.group.thaw()
+        criu.dismiss(place.group, success=True, deadline_s=RESUME_S)
+        places.open_port(place)
+        places.announce(place)
     _clear(context, book)
-    if book.phase is Phase.PERMITTED:
-        book.write(Phase.COMMITTED)
-    book.write(Phase.RESUMED)
+    for phase in (Phase.COMMITTED, Phase.RESUMED):
+        if phase in machine.LEGAL[book.phase]:
+            book.write(phase)
     context.arrived(book.spec.id, book.first.epoch + 1)
     _close(context, book, Phase.DONE, "committed; resumed by recovery")
 
