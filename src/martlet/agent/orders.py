@@ -98,16 +98,17 @@ class Orders:
         if order.to == self._context.me:
             raise Refused(f"the session {order.session} is on {order.to} already")
         if order.session in self._context.marks:
-            raise Refused(f"the session {order.session} is {self._context.marks[order.session].replace('_', ' ')}")
+            in_doubt = self._context.marks[order.session] is SessionState.IN_DOUBT
+            raise Refused(f"the session {order.session} is {'in doubt' if in_doubt else 'moving'} already")
         self._context.marks[order.session] = SessionState.MOVING
-        in_doubt = False
+        unsettled = False
         try:
             facts = await self._facts_of(order.to)
             outgoing = Outgoing(move=secrets.token_hex(6), place=place, target=facts, mode=order.mode)
             report = await anyio.to_thread.run_sync(source.move_out, self._context, outgoing, limiter=self._moves)
-            in_doubt = report.outcome is MoveOutcome.IN_DOUBT
+            unsettled = report.outcome is MoveOutcome.IN_DOUBT
         finally:
-            if not in_doubt:  # else the settlement takes the mark away when it has ended
+            if not unsettled:  # else the settlement takes the mark away when it has ended
                 self._context.marks.pop(order.session, None)
         self._tell(report)
         return report

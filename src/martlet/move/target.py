@@ -282,6 +282,7 @@ class _Incoming:
         self._place.group.thaw()
         self._landing.open()
         self._lap("resume")
+        self._context.marks[self._place.spec.id] = SessionState.RUNNING  # as people see it; orders still wait
         self._context.arrived(self._place.spec.id, self._prepare.epoch + 1)
         with suppress(MartletError):
             self._channel.send_value(Kind.COMMITTED, messages.Committed(revision=0))
