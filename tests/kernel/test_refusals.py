@@ -216,6 +216,21 @@ def test_a_process_that_is_traced(lab: Lab) -> None:
         assert lab.martlet("migrate", quiet, "--to", TARGET)["outcome"] == "moved"
 
 
+LOCKER = """import fcntl, os, time
+file = open(os.path.expanduser("~/locked"), "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+time.sleep(600)"""
+
+
+def test_a_lock_on_a_file_in_the_shared_home(lab: Lab) -> None:
+    with session(lab, "--node", SOURCE, "--", "python3", "-c", LOCKER) as holder:
+        await_that(lambda: not lab.martlet("session", "why", holder["id"])["movable"])
+        failed = refused(lab, "migrate", holder["id"], "--to", TARGET)
+        assert (failed.code, [reason["code"] for reason in failed.reasons]) == (Exit.REFUSED, ["shared_lock"])
+        assert "/locked" in failed.reasons[0]["text"]
+        assert lab.martlet("session", "show", holder["id"])["state"] == "running"
+
+
 def test_no_free_address(lab: Lab, watched: Watched) -> None:
     with pool_of_one(lab, OTHER), session(lab, "--node", OTHER, "--", "sleep", "60") as only:
         assert only["address"] == "10.77.9.1"

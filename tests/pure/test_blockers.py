@@ -72,6 +72,13 @@ def test_what_waits_for_a_device_blocks() -> None:
     assert codes(seen(task(1003, 9, parent=1001, leader=5, state="D"))) == ["uninterruptible"]
 
 
+def test_a_lock_on_a_shared_file_blocks_and_is_named() -> None:
+    holder = replace(seen(task(1003, 9, parent=1001, leader=5)), shared_locks=("/home/ada/.mozilla/lock",))
+    (reason,) = blockers([FIRST, SHELL, holder], INIT)
+    assert reason.code == "shared_lock"
+    assert "/home/ada/.mozilla/lock" in reason.text
+
+
 @pytest.mark.parametrize("kind", range(len(NAMESPACES)), ids=NAMESPACES)
 def test_a_sandbox_blocks_and_its_namespaces_are_named(kind: int) -> None:
     other = tuple(99 if position == kind else inode for position, inode in enumerate(OWN))
