@@ -4,6 +4,7 @@ may be left on the machine. Fails, never skips, where the machine cannot run it.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -12,7 +13,10 @@ from lab_fixture import LOGS, Lab, end, keep_logs, start
 
 @pytest.fixture(scope="session", autouse=True)
 def machine() -> None:
-    """This ring needs root."""
+    """This ring needs root, and Ctrl-C: what is started in the background of a shell ignores it, and so would our
+    programs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.geteuid() != 0:
         pytest.exit("the kernel ring makes namespaces and control groups: run the tests as root", returncode=1)
 
