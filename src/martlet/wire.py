@@ -110,14 +110,14 @@ class Channel:
             self._stream.shutdown(socket.SHUT_RDWR)
         self._stream.close()
 
-    def greet(self, purpose: str = "") -> Hello:
+    def greet(self, purpose: str = "", *, patience_s: float = CONNECT_S) -> Hello:
         """Exchange versions; both sides call it first.
 
         Raises:
             ToolFailed: the two speak no common version.
         """
         self.send_value(_HELLO, Hello(protocol=PROTOCOL, oldest=OLDEST_PROTOCOL, purpose=purpose))
-        kind, payload = self.receive(deadline_s=CONNECT_S)
+        kind, payload = self.receive(deadline_s=patience_s)
         hello = decode(payload, Hello)
         if kind != _HELLO or hello.protocol < OLDEST_PROTOCOL or hello.oldest > PROTOCOL:
             raise ToolFailed(
@@ -170,15 +170,17 @@ class Channel:
             raise Unreachable(f"{self.peer} did not move within the deadline")
 
 
-def connect(address: str, port: int, tls: Tls, *, purpose: str, deadline_s: float = DEADLINE_S) -> Channel:
-    """Open a channel to the agent's door at `address`.
+def connect(
+    address: str, port: int, tls: Tls, *, purpose: str, deadline_s: float = DEADLINE_S, patience_s: float = CONNECT_S
+) -> Channel:
+    """Open a channel to the agent's door at `address`; each step of it may take `patience_s`.
 
     Raises:
         Unreachable: nobody answers there.
         ToolFailed: it is not of this cluster, or speaks another version.
     """
     try:
-        plain = socket.create_connection((address, port), timeout=CONNECT_S)
+        plain = socket.create_connection((address, port), timeout=patience_s)
         stream = context(tls, server=False).wrap_socket(plain)
     except ssl.SSLError as error:
         raise ToolFailed(f"{address}:{port} is not of this cluster: {error.reason}") from error
@@ -186,7 +188,7 @@ def connect(address: str, port: int, tls: Tls, *, purpose: str, deadline_s: floa
         raise Unreachable(f"nobody answers at {address}:{port}: {error}") from error
     channel = Channel(stream, deadline_s=deadline_s)
     try:
-        channel.greet(purpose)
+        channel.greet(purpose, patience_s=patience_s)
     except BaseException:
         channel.close()
         raise

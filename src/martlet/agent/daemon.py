@@ -25,6 +25,7 @@ from martlet.bus.names import Bucket, Role, load_subject, presence_key
 from martlet.config import Config
 from martlet.errors import Unreachable
 from martlet.image import store
+from martlet.kernel import memory
 from martlet.kernel.cgroup import Hierarchies
 from martlet.model import Event, NodeFacts, NodeRecord, NodeState, Ownership, SessionSpec, SessionState
 from martlet.move import messages, recovery, target
@@ -44,6 +45,8 @@ PEOPLE = frozenset({"admin"})
 
 async def run(config: Config) -> None:
     """Be this node's agent until SIGTERM or SIGINT. Sessions run on."""
+    if fault := memory.stay_resident():
+        logger.warning("a busy disk may make moves wait: %s", fault)
     marks: dict[str, SessionState] = {}
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_until_signal, tasks.cancel_scope, marks)

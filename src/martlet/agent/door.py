@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 STREAMS_AT_ONCE = 256
 BACKLOG = 64
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +60,14 @@ async def _admit(
 def _serve(plain: socket.socket, context: ssl.SSLContext, services: Mapping[str, Service]) -> None:
     """One stream from greeting to end, in a thread of its own."""
     try:
-        plain.settimeout(wire.CONNECT_S)
+        plain.settimeout(PATIENCE_S)
         channel = Channel(context.wrap_socket(plain, server_side=True))
     except (OSError, ValueError) as error:
         logger.warning("a stream was refused: %s", error)
         plain.close()
         return
     try:
-        channel.greet()
+        channel.greet(patience_s=PATIENCE_S)
         service = services.get(channel.purpose)
         if service is None or channel.peer.split(".")[0] not in service.roles:
             raise ToolFailed(f"'{channel.peer}' may not ask for '{channel.purpose}' here")

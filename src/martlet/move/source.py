@@ -154,7 +154,11 @@ class _Move:
     def _prepare(self) -> None:
         undo, place, order = self._undo, self._place, self._order
         self._channel = wire.connect(
-            order.target.address, order.target.door_port, self._context.config.tls, purpose=messages.PURPOSE_MOVE
+            order.target.address,
+            order.target.door_port,
+            self._context.config.tls,
+            purpose=messages.PURPOSE_MOVE,
+            patience_s=PREPARE_S,  # the session runs meanwhile: a target that is busy may take its time
         )
         undo.callback(self._channel.close)
         self._ask_target()
