@@ -30,6 +30,8 @@ T = TypeVar("T")
 PRESENCE_POLL_S = 1.0
 GRACE_S = 2.0
 """A node is down when its lease has been missing so long: after an outage of the bus all leases are gone at once."""
+ABSENT_S = 30.0
+"""How long an agent that has an order in its hands may be away before the order is given up for lost."""
 RETRY_S = 1.0
 
 
@@ -51,15 +53,18 @@ class Watcher:
         self._lives: dict[str, str] = {}
 
     async def until_gone(self, node: str) -> None:
-        """Return when the agent that serves `node` now has ended, or has lost its lease; noticed within seconds.
+        """Return when the agent that serves `node` now has ended: another life of it holds the lease, or none for long.
 
-        Of one that is not there to begin with, asking it tells at once; so this waits for ever.
+        One that is only slow comes back in the same life. Of one that is not there to begin with, asking it tells at
+        once; so this waits for ever.
         """
         if node not in self._present:
             await anyio.sleep_forever()
-        life = self._lives.get(node)
-        while node in self._present and self._lives.get(node) == life:
+        life, last_seen = self._lives.get(node), time.monotonic()
+        while self._lives.get(node) == life and time.monotonic() - last_seen < ABSENT_S:
             await anyio.sleep(PRESENCE_POLL_S / 2)
+            if node in self._present:
+                last_seen = time.monotonic()
 
     def picture(self) -> Picture:
         """The cluster as it is known at this moment."""
