@@ -216,8 +216,9 @@ def log_tail(images: Path) -> str:
         text = (images / LOG).read_bytes()[-TAIL_BYTES:].decode(errors="replace")
     except OSError:
         return ""
-    errors = [line for line in text.splitlines() if "Error" in line and not any(noise in line for noise in NOISE)]
-    return "\n".join(reversed(errors)) or text
+    lines = [line for line in text.splitlines() if not any(noise in line for noise in NOISE)]
+    errors = [line for line in lines if "Error" in line]
+    return "\n".join(reversed(errors) if errors else lines)
 
 
 def keep_log(images: Path, copy: Path) -> None:
