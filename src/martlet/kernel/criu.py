@@ -31,6 +31,7 @@ NOISE = ("RLIMIT_NOFILE for self", "Dumping FAILED", "Restoring FAILED")
 """Errors that say nothing: the first is harmless, the others only repeat that it failed."""
 MESSAGE_MAX_BYTES = 1 << 16
 NOTIFICATIONS_LEFT = 4
+TEMPORARY = ".criu.mntns.*"
 LAST_STEPS_S = 2.0
 DEADLINE_S = 600.0
 NET_KEY = "martlet-net"
@@ -265,6 +266,16 @@ def dismiss(group: Group, *, success: bool, deadline_s: float) -> None:
         time.sleep(0.005)
     for pid in workers(group):
         _kill(pid)
+
+
+def tidy(groups: Sequence[Group]) -> None:
+    """Remove the mount points that killed restores leave in /tmp, unless a criu is at work in one of `groups`: there is
+    no telling whose they are."""
+    left = list(Path("/tmp").glob(TEMPORARY))
+    if left and not any(workers(group) for group in groups):
+        for folder in left:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _kill(pid: int) -> None:

@@ -73,6 +73,11 @@ class Context:
         return self.hierarchies.group(self.config.sessions.cgroup)
 
     @property
+    def working_groups(self) -> tuple[Group, ...]:
+        """Where criu may be at work: it saves from a move's group, and restores in the session's."""
+        return (self.sessions_group, self.moves_group)
+
+    @property
     def moves_group(self) -> Group:
         return self.hierarchies.group(f"{self.config.sessions.cgroup}-moves")
 

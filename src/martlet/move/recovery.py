@@ -179,6 +179,7 @@ def _refuse(context: Context, book: Journal, place: Place, why: str) -> None:
     context.group(book.move).kill()
     places.destroy(place)
     _clear(context, book)
+    criu.tidy(context.working_groups)
     _close(context, book, Phase.ABANDONED, why)
 
 

@@ -136,6 +136,8 @@ class _Incoming:
                     raise self._failure
             except MartletError as error:
                 self._refuse(error)
+        if self._book.phase is Phase.ABANDONED:
+            criu.tidy(self._context.working_groups)
         if not self._may_be_asked and not self._book.is_open:
             self._book.forget()
 
